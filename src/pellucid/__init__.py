@@ -1,0 +1,46 @@
+"""Write an optimizer's update rule once; see and change everything in any optimizer."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pellucid.compose import chain as chain
+    from pellucid.compose import every as every
+    from pellucid.compose import route as route
+    from pellucid.declare import extra as extra
+    from pellucid.declare import hyper as hyper
+    from pellucid.declare import option as option
+    from pellucid.declare import ref as ref
+    from pellucid.declare import slot as slot
+    from pellucid.rule import GradientTransform as GradientTransform
+    from pellucid.rule import ParameterTransform as ParameterTransform
+    from pellucid.rule import Rule as Rule
+    from pellucid.rule import UpdateTransform as UpdateTransform
+    from pellucid.transforms import *  # noqa: F403
+
+__version__ = "0.1.0"
+
+_HOMES: dict[str, tuple[str, ...]] = {
+    "pellucid.compose": ("chain", "every", "route"),
+    "pellucid.declare": ("HyperparameterError", "extra", "hyper", "option", "ref", "slot"),
+    "pellucid.ops": ("RuleError",),
+    "pellucid.rule": (
+        "GradientTransform",
+        "ParameterTransform",
+        "Rule",
+        "Stage",
+        "UpdateTransform",
+    ),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'pellucid' has no attribute {name!r}")
+
+
+__all__ = sorted(_HOME)  # noqa: PLE0605

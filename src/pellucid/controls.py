@@ -1,0 +1,364 @@
+"""One group's hyperparameters: the framework's dict that holds the numbers, and what drives them.
+
+A number stands where the framework keeps it, under its native name. Its schedule, if it has one,
+is kept here. Reading checks every number and every option; nothing is written before `commit`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pellucid.changes import Change, Journal
+from pellucid.compose import Pipeline
+from pellucid.declare import (
+    HyperparameterError,
+    Ref,
+    check_value,
+    is_scalar_array,
+    plain_value,
+    revive,
+)
+from pellucid.ops import is_number
+
+__all__ = ["Controls", "Names", "Place"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a framework keeps a value: a key, and the position in a tuple such as ``betas``."""
+
+    key: str
+    position: int | None = None
+
+
+@dataclass(frozen=True)
+class Names:
+    """Native places of a pipeline's hyperparameters and options, and native names of slots."""
+
+    places: Mapping[str, Place]
+    slots: Mapping[str, str]
+
+    def native(self, full: str) -> str:
+        """What the framework calls a hyperparameter: ``lr``, ``betas[0]``."""
+        place = self.places[full]
+        return place.key if place.position is None else f"{place.key}[{place.position}]"
+
+    def keys(self) -> list[str]:
+        """All native keys, once each, in order."""
+        return list(dict.fromkeys(place.key for place in self.places.values()))
+
+    def canonical(self, name: str) -> list[str]:
+        """The full names that a canonical or native name means; canonical wins."""
+        if name in self.places:
+            return [name]
+        return [
+            full
+            for full, place in self.places.items()
+            if name in (place.key, self.native(full))
+        ]
+
+
+def canonical_names(pipeline: Pipeline) -> Names:
+    """Every name is its own: for frameworks that have none of their own."""
+    places = {full: Place(full) for full in (*pipeline.hypers, *pipeline.options)}
+    return Names(places, {full: full for full in pipeline.slots})
+
+
+@dataclass
+class Reading:
+    """A group's values, checked, for one step; and what is to be written if the step succeeds."""
+
+    values: dict[str, float]
+    options: dict[str, Any]
+    written: dict[str, float] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)  # schedules that a direct write replaced
+
+
+class Controls:
+    """The hyperparameters of one group."""
+
+    def __init__(
+        self,
+        label: str,
+        pipeline: Pipeline,
+        names: Names,
+        store: MutableMapping[str, Any],
+        given: Mapping[str, Any],
+        journal: Journal,
+    ) -> None:
+        self.label, self.pipeline, self.names, self.store = label, pipeline, names, store
+        self.journal = journal
+        self.drivers: dict[str, Any] = {}
+        self.seen: dict[str, Any] = {}
+        self._last: tuple[Any, Reading] | None = None
+        self._keys = names.keys()
+        self.scheduler = False  # whether a scheduler of the framework drives this group
+        self._begin(given)
+
+    # -- construction ----------------------------------------------------------------------
+
+    def _begin(self, given: Mapping[str, Any]) -> None:
+        self.drivers = {
+            full: value
+            for full, value in given.items()
+            if full in self.pipeline.hypers and not is_number(value) and not is_scalar_array(value)
+        }
+        for full in self._in_order():
+            value = given[full]
+            if full in self.drivers:
+                value = self._driven(full, 0, {**given, **self.seen})
+            self.write(full, value)
+            self.seen[full] = self.raw(full)
+
+    def _in_order(self) -> list[str]:
+        """Options and hyperparameters, those that refer to others last."""
+        every = [*self.pipeline.options, *self.pipeline.hypers]
+        return sorted(every, key=lambda full: isinstance(self.drivers.get(full), Ref))
+
+    def _driven(self, full: str, updates: int, values: Mapping[str, Any]) -> float:
+        driver = self.drivers[full]
+        stage, declared = self.pipeline.hypers[full]
+        if isinstance(driver, Ref):
+            target = self.pipeline.resolve(stage, driver.name)
+            if isinstance(values[target], Ref):
+                raise HyperparameterError(f"{full} is {driver!r}, which is itself a ref")
+            return float(values[target])
+        where = f"{self.where(full)} from {driver!r} at step {updates}"
+        try:
+            number = float(driver(updates))
+        except Exception as error:
+            raise HyperparameterError(f"{where} failed: {error!r}") from error
+        return declared.check(number, where)
+
+    def where(self, full: str) -> str:
+        """How errors name a value of this group."""
+        native = self.names.native(full)
+        return f"{self.label}/{full}" + (f" ({native!r})" if native != full else "")
+
+    # -- the framework's dict --------------------------------------------------------------
+
+    def raw(self, full: str) -> Any:
+        """The value as the framework's dict holds it."""
+        place = self.names.places[full]
+        try:
+            value = self.store[place.key]
+            return value if place.position is None else value[place.position]
+        except (KeyError, TypeError, IndexError):
+            raise HyperparameterError(
+                f"{self.where(full)} is missing: the group's key {place.key!r} is "
+                f"{self.store.get(place.key, 'gone')!r}; put it back"
+            ) from None
+
+    def write(self, full: str, value: Any) -> None:
+        """Put a value where the framework keeps it."""
+        place = self.names.places[full]
+        if place.position is None:
+            old = self.store.get(place.key)
+            if is_scalar_array(old) and hasattr(old, "fill_") and not is_scalar_array(value):
+                old.fill_(value)  # a tensor stays the tensor that its owner holds
+            else:
+                self.store[place.key] = value
+            return
+        held = list(self.store.get(place.key, ()))
+        held += [None] * (place.position + 1 - len(held))
+        held[place.position] = value
+        self.store[place.key] = tuple(held)
+
+    # -- reading for a step ----------------------------------------------------------------
+
+    def read(self, updates: int) -> Reading:
+        """All values for the update after ``updates`` completed ones, checked."""
+        raw = [len(self.store), *map(self.store.get, self._keys)]
+        if self._last is not None and not self.drivers and raw == self._last[0]:
+            return self._last[1]
+        self._check_keys()
+        reading = Reading({}, {})
+        for full in self._in_order():
+            value = self.raw(full)
+            if full in self.pipeline.options:
+                declared = self.pipeline.options[full][1]
+                reading.options[full] = declared.check(value, self.where(full))
+            else:
+                reading.values[full] = self._number(full, value, updates, reading)
+            self._note(full, value, updates, reading)
+        return reading
+
+    def _number(self, full: str, value: Any, updates: int, reading: Reading) -> float:
+        declared = self.pipeline.hypers[full][1]
+        if callable(value) and not is_scalar_array(value):
+            return self._adopted(full, value, updates, reading)
+        if not is_number(value) and not is_scalar_array(value):
+            check_value(declared, value, self.where(full))
+        number = declared.check(value, self.where(full))
+        if full not in self.drivers:
+            return number
+        if number != _float(self.seen[full]):
+            reading.dropped.append(full)
+            return number
+        number = self._driven(full, updates, reading.values)
+        reading.written[full] = number
+        return number
+
+    def _adopted(self, full: str, value: Any, updates: int, reading: Reading) -> float:
+        """A schedule that was written into the framework's dict becomes the value's driver."""
+        declared = self.pipeline.hypers[full][1]
+        check_value(declared, value, self.where(full))
+        self.drivers[full] = value
+        number = self._driven(full, updates, reading.values)
+        reading.written[full] = number
+        return number
+
+    def _note(self, full: str, value: Any, updates: int, reading: Reading) -> None:
+        """A value that is not what it was: someone wrote to the framework's dict."""
+        old = self.seen[full]
+        if value is old or (not is_scalar_array(value) and value == old):
+            return
+        if is_scalar_array(value) or is_number(value):
+            if _float(value) == _float(old):
+                return
+            value, old = _float(value), _float(old)
+        source = "framework scheduler" if self.scheduler else "direct write"
+        reading.changes.append(Change(updates + 1, self.label, full, old, _shown(value), source))
+
+    def _check_keys(self) -> None:
+        """Keys of others are theirs; a near miss of one of ours is a mistake."""
+        known = {*self._keys, *self.names.places}
+        for key in self.store:
+            if not isinstance(key, str) or key in self._keys or key in FOREIGN:
+                continue
+            if key in self.names.places:
+                raise HyperparameterError(
+                    f"{self.label}: the key {key!r} is spelt {self.names.native(key)!r} here"
+                )
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+            if near and not key.startswith(("initial_", "max_", "min_", "base_", "swa_")):
+                raise HyperparameterError(
+                    f"{self.label}: the key {key!r} is none of this optimizer's; did you mean "
+                    f"{near[0]!r}? (keys: {', '.join(self._keys)})"
+                )
+
+    def commit(self, reading: Reading) -> None:
+        """The step succeeded: schedules' numbers become the group's, changes go on record."""
+        if self._last is not None and reading is self._last[1]:
+            return
+        for full in reading.dropped:
+            del self.drivers[full]
+        for full, number in reading.written.items():
+            self.write(full, number)
+        for change in reading.changes:
+            self.journal.record(change)
+        for full in self.names.places:
+            value = self.raw(full)
+            self.seen[full] = _float(value) if is_scalar_array(value) else value
+        held = [len(self.store), *map(self.store.get, self._keys)]
+        plain = not self.drivers and not any(is_scalar_array(value) for value in held)
+        self._last = (held, Reading(reading.values, reading.options)) if plain else None
+
+    # -- changing --------------------------------------------------------------------------
+
+    def set(self, full: str, value: Any, step: int, source: str, reason: str) -> None:
+        """Check a value, write it, and record the change."""
+        if full in self.pipeline.options:
+            checked = self.pipeline.options[full][1].check(value, self.where(full))
+        else:
+            checked = check_value(self.pipeline.hypers[full][1], value, self.where(full))
+        old = self.drivers.get(full, self.raw(full))
+        if full in self.pipeline.hypers and not is_number(checked) and not is_scalar_array(checked):
+            before = self.drivers.pop(full, None)
+            self.drivers[full] = checked
+            try:
+                number = self._driven(full, step - 1, {f: _float(v) for f, v in self.seen.items()})
+            except Exception:
+                self.drivers.pop(full)
+                if before is not None:
+                    self.drivers[full] = before
+                raise
+        else:
+            self.drivers.pop(full, None)
+            number = checked
+        self.write(full, number)
+        self.seen[full] = _float(number) if is_scalar_array(number) else number
+        self._last = None
+        if is_scalar_array(old):
+            old = float(old)
+        change = Change(step, self.label, full, _shown(old), _shown(checked), source, reason)
+        self.journal.record(change)
+
+    def loaded(self) -> None:
+        """The framework's dict was replaced by a load: what stands there is what is so."""
+        for full in self.names.places:
+            value = self.raw(full)
+            self.seen[full] = _float(value) if is_scalar_array(value) else value
+        self._last = None
+
+    def state(self) -> dict[str, Any]:
+        """The drivers as plain JSON data."""
+        return {
+            full: plain_value(driver, self.where(full)) for full, driver in self.drivers.items()
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The drivers that `state` described."""
+        unknown = set(state) - set(self.pipeline.hypers)
+        if unknown:
+            raise HyperparameterError(
+                f"{self.label}: the file has a schedule for {min(unknown)!r}, which is no "
+                f"hyperparameter here ({', '.join(self.pipeline.hypers)})"
+            )
+        self.drivers = {full: revive(value) for full, value in state.items()}
+        self._last = None
+
+
+FOREIGN: set[str] = {"params", "param_names", "name"}
+"""Keys of a group dict that are never hyperparameters."""
+
+
+def _float(value: Any) -> Any:
+    return float(value) if is_number(value) or is_scalar_array(value) else value
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, (bool, str)) or value is None or is_number(value):
+        return value
+    return float(value) if is_scalar_array(value) else repr(value)
+
+
+def overrides(
+    pipeline: Pipeline, names: Names, given: Mapping[str, Any], where: str, ignored: Iterable[str]
+) -> dict[str, Any]:
+    """A group's overrides by full name, from canonical or native names; checked."""
+    found: dict[str, Any] = {}
+    for key, value in given.items():
+        if key in ignored:
+            continue
+        fulls = names.canonical(key)
+        if not fulls:
+            known = [*names.keys(), *(n for n in names.places if n not in names.keys())]
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise HyperparameterError(
+                f"{where}: {key!r} is no hyperparameter here{hint} (known: {', '.join(known)})"
+            )
+        parts = [value]
+        if names.places[fulls[0]].position is not None and key == names.places[fulls[0]].key:
+            parts = list(value) if isinstance(value, (tuple, list)) else [value]
+            if len(parts) != len(fulls):
+                raise HyperparameterError(
+                    f"{where}: {key!r} is {value!r}; allowed are {len(fulls)} numbers, for "
+                    f"{', '.join(fulls)}"
+                )
+        for full, part in zip(fulls, parts, strict=True):
+            if full in found:
+                raise HyperparameterError(
+                    f"{where}: {full!r} is given twice, also as {names.native(full)!r}; give one"
+                )
+            text = f"{where}[{key!r}]"
+            if full in pipeline.options:
+                found[full] = pipeline.options[full][1].check(part, text)
+            else:
+                found[full] = check_value(pipeline.hypers[full][1], part, text)
+    return found

@@ -1,0 +1,508 @@
+"""Graph → readable source: one function a pass, whatever the operations' spelling.
+
+A target is a table of operations (`Target.code_for_op`) plus load and store; the loops stand here.
+Values live in one of three places, by rank: the preamble of a chunk (numbers and one-a-tensor
+values, in float64), the head of a row (float64) and the innermost body (the compute type ``T``).
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from pellucid.fuse.graph import Node, Rank
+from pellucid.fuse.segment import REDUCTIONS, Pass, Segmented, is_row_reduction, splits
+from pellucid.ops import TABLE
+
+__all__ = ["Layout", "Target", "emit_pass", "emit_scalars"]
+
+ARGUMENTS = "first, last, chunks, table, rows, flags, dims, scalars, totals, partials, control"
+
+
+@dataclass(frozen=True)
+class Target:
+    """How one target spells operations."""
+
+    code_for_op: Mapping[str, str | Callable[..., str]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which column of which table holds what a kernel reads: the same for all passes."""
+
+    pointers: dict[tuple[str, str | None], int]  # (op, full name) → column of `table`
+    storage: dict[int, str]  # column of `table` → dtype of what it points at
+    scalars: dict[int, int]  # index of a scalar node → column of `scalars`
+    totals: dict[int, int]  # index of a reduction → column of `totals`, or of `table` (columns)
+    flags: dict[str, int]  # slot with a traced first value → bit
+
+
+def identifier(name: str) -> str:
+    """A Python name like ``name``."""
+    clean = re.sub(r"\W", "_", name)
+    return clean + "_" if keyword.iskeyword(clean) or not clean.isidentifier() else clean
+
+
+@dataclass
+class _Names:
+    """Gives each node a readable, unique name."""
+
+    taken: dict[str, int] = field(default_factory=dict)
+    given: dict[int, str] = field(default_factory=dict)
+
+    def __getitem__(self, node: Node) -> str:
+        if node.index not in self.given:
+            self.given[node.index] = self.fresh(_wish(node))
+        return self.given[node.index]
+
+    def fresh(self, wish: str) -> str:
+        count = self.taken.get(wish, 0)
+        self.taken[wish] = count + 1
+        return f"{wish}_{count}" if count else wish
+
+
+RESERVED = (
+    *ARGUMENTS.split(", "),
+    *"T c t r i j row base start count columns_ at math float int abs range".split(),
+    *"add_in_any_order square_wide zero_bits bits_of_abs larger from_bits".split(),
+    *"larger_or_nan uniform_at normal_at sign_of".split(),
+)
+
+
+def _wish(node: Node) -> str:
+    if node.op in ("hyper", "slot", "extra"):
+        return identifier(node.data)
+    if node.op == "is_new":
+        return identifier(f"new_{node.data}")
+    if node.op == "shared":
+        return identifier(node.data[1])
+    if node.op == "size":
+        return identifier(node.data)
+    if node.op in ("param", "grad", "step"):
+        return node.op
+    return f"{node.op}_{node.index}" if keyword.iskeyword(node.op) else f"{node.op}{node.index}"
+
+
+class PassWriter:
+    """Writes the function of one pass."""
+
+    def __init__(self, one: Pass, layout: Layout, target: Target) -> None:
+        self.one, self.layout, self.target = one, layout, target
+        self.names = _Names({name: 1 for name in RESERVED})
+        self.cast: dict[int, str] = {}
+        self.lines: list[str] = []
+        self.indent = 1
+
+    # -- text ------------------------------------------------------------------------------
+
+    def write(self, text: str) -> None:
+        self.lines.append("    " * self.indent + text)
+
+    def expression(self, node: Node, name_of: Callable[[Node], str]) -> str:
+        code = self.target.code_for_op[node.op]
+        args = [name_of(arg) for arg in node.args]
+        return code.format(*args) if isinstance(code, str) else code(*args)
+
+    # -- preamble: numbers, and one value a tensor -----------------------------------------
+
+    def wide(self, node: Node) -> str:
+        """The name of a value in float64, in the preamble or at the head of a row."""
+        return repr(node.data) if node.op == "const" else self.names[node]
+
+    def narrow(self, node: Node) -> str:
+        """The name of a value in the compute type, in the innermost body."""
+        if node.boolean or node.rank in (Rank.ELEMENT, Rank.COLUMN):
+            return self.wide(node) if node.op == "const" else self.names[node]
+        return self.cast[node.index]
+
+    def preamble(self) -> None:
+        for node in self.one.nodes:
+            if node.rank == Rank.SCALAR and node.op != "const":
+                column = self.layout.scalars[node.index]
+                code = f"scalars[r, {column}]" + (" != 0.0" if node.boolean else "")
+                self.write(f"{self.names[node]} = {code}")
+            elif node.rank == Rank.TENSOR:
+                self.write(f"{self.names[node]} = {self.tensor_value(node)}")
+        self.narrowed(lambda node: node.rank <= Rank.TENSOR)
+
+    def tensor_value(self, node: Node) -> str:
+        if splits(node):
+            return f"totals[t, {self.layout.totals[node.index]}]"
+        if node.op == "size":
+            column = ("elements", "rows", "columns").index(node.data)
+            return f"float(dims[t, {column}])"
+        if node.op == "is_new":
+            return f"(flags[t] & {1 << self.layout.flags[node.data]}) != 0"
+        if node.op == "slot":
+            return f"float(load_{self.column(node)}(at_{self.column(node)}, 0))"
+        return self.expression(node, self.wide)
+
+    def narrowed(self, chosen: Callable[[Node], bool]) -> None:
+        """Bring into the compute type what the innermost body reads from further out."""
+        for node in self.one.nodes:
+            if not chosen(node) or node.boolean or not self._read_inside(node):
+                continue
+            name = self.names.fresh(f"{self.names[node]}_t" if node.op != "const" else "number")
+            self.cast[node.index] = name
+            self.write(f"{name} = T({self.wide(node)})")
+
+    def _read_inside(self, node: Node) -> bool:
+        inside = (Rank.ELEMENT, Rank.COLUMN)
+        return any(
+            arg is node
+            for other in self.one.nodes
+            if other.rank in inside and not splits(other)
+            for arg in other.args
+        ) or any(
+            value is node and self._wide_store(name) for name, value in self.one.stores
+        ) or any(
+            reduction.args[0] is node for reduction in self.one.reductions
+        )
+
+    def _wide_store(self, name: str) -> bool:
+        return True
+
+    # -- pointers --------------------------------------------------------------------------
+
+    def column(self, node: Node) -> int:
+        if node.op in REDUCTIONS:
+            return self.layout.totals[node.index]
+        return self.layout.pointers[node.op, node.data]
+
+    def target_column(self, name: str) -> int:
+        key = ("param", None) if name == "param" else ("slot", name)
+        return self.layout.pointers[key]
+
+    def pointers(self) -> list[int]:
+        """Columns of `table` that the pass reads or writes."""
+        found = {
+            self.column(node)
+            for node in self.one.nodes
+            if node.op in ("param", "grad", "slot")
+            or (node.op == "extra" and node.rank == Rank.ELEMENT)
+            or (splits(node) and node.rank == Rank.COLUMN)
+        }
+        found |= {self.target_column(name) for name, _ in self.one.stores}
+        if self.one.kind == "columns":
+            found |= {self.column(node) for node in self.one.reductions}
+        return sorted(found)
+
+    def open_pointers(self, moved: bool) -> None:
+        names = {column: key for key, column in self.layout.pointers.items()}
+        for column in self.pointers():
+            key = names.get(column)
+            note = f"  # {key[1] or key[0]}" if key else "  # a sum for each column"
+            address = f"table[t, {column}]"
+            if moved:
+                address += f" + start * {8 if self.layout.storage[column] == 'float64' else 4}"
+            self.write(f"at_{column} = pointer_{column}({address}){note}")
+
+    # -- the innermost body ----------------------------------------------------------------
+
+    def loads(self, node: Node, index: str) -> str | None:
+        """How an element or column leaf is read; None if the node is no leaf."""
+        if node.op in ("param", "grad", "slot", "extra"):
+            at = "j" if node.rank == Rank.COLUMN else index
+            column = self.column(node)
+            return f"T(load_{column}(at_{column}, {at}))"
+        if splits(node) and node.rank == Rank.COLUMN:
+            column = self.column(node)
+            return f"T(load_{column}(at_{column}, j))"
+        if TABLE.get(node.op) and TABLE[node.op].kind == "random":
+            stream = node.data[0] * 4096 + node.data[1]
+            element = "base + j" if self.one.by_row else "start + i"
+            step = self.names[node.args[0]]
+            return (
+                f"T({node.op}_at(control[0], {stream}, dims[t, 3], int({step}), {element}))"
+            )
+        return None
+
+    def body(self, roots: list[Node], index: str) -> None:
+        """All that the roots need of element and column rank; single uses are written inline."""
+        inside = [n for n in self._needed(roots) if n.rank in (Rank.ELEMENT, Rank.COLUMN)]
+        uses: dict[int, int] = {}
+        for node in inside:
+            for arg in node.args:
+                uses[arg.index] = uses.get(arg.index, 0) + 1
+        for root in roots:
+            uses[root.index] = uses.get(root.index, 0) + 2
+        text: dict[int, str] = {}
+        for node in inside:
+            load = self.loads(node, index)
+            if load is not None:
+                self.write(f"{self.names[node]} = {load}")
+                continue
+            if splits(node):
+                continue
+            code = self.expression(node, lambda arg: text.get(arg.index) or self.narrow(arg))
+            if uses.get(node.index) == 1 and len(code) < 60 and node.op != "where":
+                text[node.index] = code
+            else:
+                self.write(f"{self.names[node]} = {code}")
+
+    def _needed(self, roots: list[Node]) -> list[Node]:
+        seen: dict[int, Node] = {}
+        stack = list(roots)
+        while stack:
+            node = stack.pop()
+            if node.index not in seen:
+                seen[node.index] = node
+                if not splits(node) and not is_row_reduction(node):
+                    stack.extend(node.args)
+        return [seen[index] for index in sorted(seen)]
+
+    # -- reductions ------------------------------------------------------------------------
+
+    def start_of(self, node: Node) -> str:
+        return "zero_bits(T(0.0))" if node.op == "max_abs" else "0.0"
+
+    def accumulate(self, name: str, node: Node) -> None:
+        self.accumulate_value(name, node, self.narrow(node.args[0]))
+
+    def accumulate_value(self, name: str, node: Node, value: str) -> None:
+        if node.op == "sum":
+            self.write(f"{name} = add_in_any_order({name}, float({value}))")
+        elif node.op == "sum_squares":
+            self.write(f"{name} = add_in_any_order({name}, square_wide({value}))")
+        else:
+            self.write(f"{name} = larger({name}, bits_of_abs(T({value})))")
+
+    def finished(self, name: str, node: Node) -> str:
+        return f"from_bits({name})" if node.op == "max_abs" else name
+
+    def row_head(self) -> None:
+        """Row reductions of the pass, and values of row rank, in dependency order."""
+        self.write("base = row * columns_")
+        for node in self.one.nodes:
+            if node.rank != Rank.ROW:
+                continue
+            if is_row_reduction(node) and node.args[0].rank in (Rank.ELEMENT, Rank.COLUMN):
+                total = self.names.fresh("total")
+                self.write(f"{total} = {self.start_of(node)}")
+                self.write("for j in range(columns_):")
+                self.indent += 1
+                self.body([node.args[0]], "base + j")
+                self.accumulate(total, node)
+                self.indent -= 1
+                self.write(f"{self.names[node]} = {self.finished(total, node)}")
+            elif is_row_reduction(node):  # of one number a row: itself
+                inner = self.wide(node.args[0])
+                code = {"sum": "{0}", "sum_squares": "{0} * {0}", "max_abs": "abs({0})"}[node.op]
+                self.write(f"{self.names[node]} = {code.format(inner)}")
+            elif node.op == "slot":
+                column = self.column(node)
+                self.write(f"{self.names[node]} = float(load_{column}(at_{column}, row))")
+            else:
+                self.write(f"{self.names[node]} = {self.expression(node, self.wide)}")
+        self.narrowed(lambda node: node.rank == Rank.ROW)
+
+    # -- whole functions -------------------------------------------------------------------
+
+    def function(self) -> str:
+        getattr(self, f"_{self.one.kind}")()
+        return "\n".join([f"def {self.one.kind}_{self.one.level}({ARGUMENTS}):", *self.lines, ""])
+
+    def _chunk_head(self) -> None:
+        self.write("for c in range(first, last):")
+        self.indent += 1
+        self.write("t = chunks[c, 0]")
+        self.write("start = chunks[c, 1]")
+        self.write("count = chunks[c, 2]")
+        self.write("r = rows[t]")
+        self.open_pointers(moved=not self.one.by_row)
+        self.preamble()
+        if self.one.by_row:
+            self.write("columns_ = dims[t, 2]")
+
+    def _loop(self, inner: Callable[[str], None]) -> None:
+        """Walk over the chunk's elements, row by row where rows matter."""
+        if not self.one.by_row:
+            self.write("for i in range(count):")
+            self.indent += 1
+            inner("i")
+            self.indent -= 1
+            return
+        self.write("for row in range(start, start + count):")
+        self.indent += 1
+        self.row_head()
+        self.write("for j in range(columns_):")
+        self.indent += 1
+        inner("base + j")
+        self.indent -= 2
+
+    def _reduce(self) -> None:
+        self._chunk_head()
+        sums = {node.index: self.names.fresh("total") for node in self.one.reductions}
+        for node in self.one.reductions:
+            self.write(f"{sums[node.index]} = {self.start_of(node)}")
+        wide = [n for n in self.one.reductions if n.args[0].rank == Rank.ELEMENT]
+        others = [n for n in self.one.reductions if n.args[0].rank != Rank.ELEMENT]
+
+        def inner(index: str) -> None:
+            self.body([node.args[0] for node in wide], index)
+            for node in wide:
+                self.accumulate(sums[node.index], node)
+
+        if wide or any(n.args[0].rank == Rank.ROW for n in others):
+            self._reduce_rows(inner, sums, others) if self.one.by_row else self._loop(inner)
+        self._reduce_small(sums, others)
+        for position, node in enumerate(self.one.reductions):
+            self.write(f"partials[c, {position}] = {self.finished(sums[node.index], node)}")
+
+    def _reduce_rows(
+        self, inner: Callable[[str], None], sums: dict[int, str], others: list[Node]
+    ) -> None:
+        self.write("for row in range(start, start + count):")
+        self.indent += 1
+        self.row_head()
+        for node in others:
+            if node.args[0].rank == Rank.ROW:
+                self.accumulate_value(sums[node.index], node, self.wide(node.args[0]))
+        self.write("for j in range(columns_):")
+        self.indent += 1
+        inner("base + j")
+        self.write("pass")
+        self.indent -= 2
+
+    def _reduce_small(self, sums: dict[int, str], others: list[Node]) -> None:
+        """Reductions of one value a column or a tensor: the tensor's first chunk adds them."""
+        columns = [node for node in others if node.args[0].rank == Rank.COLUMN]
+        single = [node for node in others if node.args[0].rank <= Rank.TENSOR]
+        if not columns and not single:
+            return
+        self.write("if start == 0:")
+        self.indent += 1
+        for node in single:
+            self.accumulate_value(sums[node.index], node, self.wide(node.args[0]))
+        if columns:
+            self.write("for j in range(columns_):")
+            self.indent += 1
+            self.body([node.args[0] for node in columns], "j")
+            for node in columns:
+                self.accumulate(sums[node.index], node)
+            self.indent -= 1
+        self.indent -= 1
+
+    def _columns(self) -> None:
+        self._chunk_head()
+        own = {node.index: self.column(node) for node in self.one.reductions}
+        self.write("for j in range(start, start + count):")
+        for column in own.values():
+            self.lines.append("    " * (self.indent + 1) + f"store_{column}(at_{column}, j, 0.0)")
+        self.write("for row in range(dims[t, 1]):")
+        self.indent += 1
+        self.row_head()
+        self.write("for j in range(start, start + count):")
+        self.indent += 1
+        self.body([node.args[0] for node in self.one.reductions], "base + j")
+        for node in self.one.reductions:
+            column, value = own[node.index], self.narrow(node.args[0])
+            old = f"load_{column}(at_{column}, j)"
+            new = {
+                "sum": f"{old} + float({value})",
+                "sum_squares": f"{old} + square_wide({value})",
+                "max_abs": f"larger_or_nan({old}, abs(float({value})))",
+            }[node.op]
+            self.write(f"store_{column}(at_{column}, j, {new})")
+
+    def _final(self) -> None:
+        if not self.one.stores:
+            self.write("pass")
+            return
+        self._chunk_head()
+        ranks = self._store_ranks()
+        wide = [(name, node) for name, node in self.one.stores if ranks[name] == Rank.ELEMENT]
+        rows = [(name, node) for name, node in self.one.stores if ranks[name] == Rank.ROW]
+
+        def inner(index: str) -> None:
+            self.body([node for _, node in wide], index)
+            for name, node in wide:
+                column = self.target_column(name)
+                self.write(f"store_{column}(at_{column}, {index}, {self.narrow(node)})")
+            if not wide:
+                self.write("pass")
+
+        if not self.one.by_row:
+            self._loop(inner)
+            return
+        self._loop(inner)
+        self.indent += 1
+        for name, node in rows:
+            column = self.target_column(name)
+            self.write(f"store_{column}(at_{column}, row, {self.wide(node)})")
+        self.indent -= 1
+
+    def _store_ranks(self) -> dict[str, Rank]:
+        ranks = dict(self.one.store_ranks)
+        ranks["param"] = Rank.ELEMENT
+        return ranks
+
+    def _commit(self) -> None:
+        """Slots of one value a tensor or a column; here a chunk is a tensor."""
+        self.write("for t in range(first, last):")
+        self.indent += 1
+        self.write("r = rows[t]")
+        self.open_pointers(moved=False)
+        self.preamble()
+        if self.one.by_row:
+            self.write("columns_ = dims[t, 2]")
+        ranks = self._store_ranks()
+        wide = [(name, node) for name, node in self.one.stores if ranks[name] == Rank.COLUMN]
+        for name, node in self.one.stores:
+            if ranks[name] == Rank.TENSOR:
+                column = self.target_column(name)
+                self.write(f"store_{column}(at_{column}, 0, {self.wide(node)})")
+        if wide:
+            self.write("for j in range(columns_):")
+            self.indent += 1
+            self.body([node for _, node in wide], "j")
+            for name, node in wide:
+                column = self.target_column(name)
+                self.write(f"store_{column}(at_{column}, j, {self.narrow(node)})")
+
+
+def emit_pass(one: Pass, layout: Layout, target: Target) -> str:
+    """The source of one pass's function."""
+    return PassWriter(one, layout, target).function()
+
+
+def emit_scalars(segmented: Segmented, wanted: list[Node], target: Target, name: str) -> str:
+    """The source of a host function that computes numbers of rank scalar, in float64.
+
+    Its arguments are mappings from names to numbers, and the totals over all tensors by key.
+    """
+    names = _Names({name: 1 for name in ("hypers", "step", "shared", "extras", "sizes", "totals")})
+    names.taken["step"] = 0
+    lines = [f"def {name}(hypers, step, shared, extras, sizes, totals):"]
+    seen: dict[int, Node] = {}
+    stack = list(wanted)
+    while stack:
+        node = stack.pop()
+        if node.index not in seen:
+            seen[node.index] = node
+            if not splits(node):
+                stack.extend(node.args)
+    leaves = {
+        "hyper": "hypers[{0!r}]",
+        "extra": "extras[{0!r}]",
+        "shared": "shared[{0!r}]",
+        "size": "sizes[{0!r}]",
+    }
+    for index in sorted(seen):
+        node = seen[index]
+        if node.op in ("const", "step"):
+            names.given[index] = repr(node.data) if node.op == "const" else "step"
+        elif node.op in leaves:
+            lines.append(f"    {names[node]} = {leaves[node.op].format(node.data)}")
+        elif splits(node):
+            lines.append(f"    {names[node]} = totals[{node.op!r}, {node.data[1]!r}]")
+        else:
+            code = target.code_for_op[node.op]
+            args = [names[arg] for arg in node.args]
+            text = code.format(*args) if isinstance(code, str) else code(*args)
+            lines.append(f"    {names[node]} = {text}")
+    inside = ", ".join(names[node] for node in wanted)
+    lines.append(f"    return ({inside}{',' if wanted else ''})")
+    return "\n".join([*lines, ""])

@@ -1,0 +1,208 @@
+"""What generated kernels call: loads and stores by address, reductions, random numbers.
+
+Needs Numba; imported when a kernel is compiled, never before.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+from llvmlite import ir
+from numba import float32, float64, int32, int64, njit, types
+from numba.extending import intrinsic
+
+from pellucid.fuse import counter
+
+__all__ = ["FLAGS", "SIGNATURE", "access", "namespace"]
+
+FLAGS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+    # Never nnan, ninf or reassoc: they delete isfinite() and compensated sums.
+    "fastmath": {"contract", "arcp", "nsz"},
+}
+_INTS = int64[:, ::1]
+_FLOATS = float64[:, ::1]
+SIGNATURE = types.void(
+    int64, int64, _INTS, _INTS, int64[::1], int64[::1], _INTS, _FLOATS, _FLOATS, _FLOATS, int64[::1]
+)
+_TYPES = {"float32": float32, "float64": float64}
+_LLVM = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
+COLUMNS = 64  # alias scopes that a kernel can tell apart
+
+
+def _scopes(module: Any, column: int) -> tuple[Any, Any]:
+    """Metadata: this column's scope, and those of all others; so no two columns' arrays alias."""
+    domain = module.add_metadata([ir.MetaDataString(module, "pellucid arrays")])
+    made = [
+        module.add_metadata([ir.MetaDataString(module, f"pellucid array {one}"), domain])
+        for one in range(COLUMNS)
+    ]
+    own = module.add_metadata([made[column]])
+    others = module.add_metadata([scope for one, scope in enumerate(made) if one != column])
+    return own, others
+
+
+@cache
+def access(dtype: str, column: int) -> tuple[Any, Any, Any]:
+    """Functions that make a pointer of an address, load from it and store to it.
+
+    Memory of different columns never overlaps within one launch (the launch sees to it), which
+    the metadata tells LLVM: without it loops over many arrays are not vectorized.
+    """
+    element, kind = _TYPES[dtype], _LLVM[dtype]
+    pointer_type = types.CPointer(element)
+
+    @intrinsic
+    def pointer(_: Any, address: Any) -> Any:
+        def codegen(__: Any, builder: Any, ___: Any, args: Any) -> Any:
+            return builder.inttoptr(args[0], kind.as_pointer())
+
+        return pointer_type(address), codegen
+
+    def annotate(builder: Any, instruction: Any) -> None:
+        own, others = _scopes(builder.module, column)
+        instruction.set_metadata("alias.scope", own)
+        instruction.set_metadata("noalias", others)
+
+    @intrinsic
+    def load(_: Any, at: Any, index: Any) -> Any:
+        def codegen(__: Any, builder: Any, ___: Any, args: Any) -> Any:
+            value = builder.load(builder.gep(args[0], [args[1]], inbounds=True))
+            annotate(builder, value)
+            return value
+
+        return element(at, index), codegen
+
+    @intrinsic
+    def put(_: Any, at: Any, index: Any, value: Any) -> Any:
+        def codegen(__: Any, builder: Any, ___: Any, args: Any) -> Any:
+            done = builder.store(args[2], builder.gep(args[0], [args[1]], inbounds=True))
+            annotate(builder, done)
+
+        return types.void(at, index, element), codegen
+
+    return pointer, load, put
+
+
+@intrinsic
+def _add_in_any_order(_: Any, a: Any, b: Any) -> Any:
+    """The one addition that LLVM may reorder: a reduction's, so that it runs in vector lanes.
+
+    The order depends on the code and the length alone, so a result repeats bit for bit.
+    """
+
+    def codegen(__: Any, builder: Any, ___: Any, args: Any) -> Any:
+        return builder.fadd(args[0], args[1], flags=("reassoc", "nsz", "contract"))
+
+    return float64(float64, float64), codegen
+
+
+def _bits(width: str) -> tuple[Any, Any]:
+    integer, number = (int32, float32) if width == "float32" else (int64, float64)
+    mask = 0x7FFFFFFF if width == "float32" else 0x7FFFFFFFFFFFFFFF
+    llvm_int = ir.IntType(32 if width == "float32" else 64)
+
+    @intrinsic
+    def bits_of_abs(_: Any, x: Any) -> Any:
+        def codegen(__: Any, builder: Any, ___: Any, args: Any) -> Any:
+            return builder.and_(builder.bitcast(args[0], llvm_int), ir.Constant(llvm_int, mask))
+
+        return integer(number), codegen
+
+    @intrinsic
+    def from_bits(_: Any, x: Any) -> Any:
+        def codegen(__: Any, builder: Any, ___: Any, args: Any) -> Any:
+            value = builder.bitcast(args[0], _LLVM[width])
+            return builder.fpext(value, ir.DoubleType()) if width == "float32" else value
+
+        return float64(integer), codegen
+
+    return bits_of_abs, from_bits
+
+
+def _sign(width: str) -> Any:
+    number = _TYPES[width]
+    one, minus = number(1.0), number(-1.0)
+    return njit(lambda x: one if x > 0 else minus if x < 0 else x)
+
+
+_SIGN = {width: _sign(width) for width in _TYPES}
+_BITS = {width: _bits(width) for width in _TYPES}
+
+
+@intrinsic
+def _larger(_: Any, a: Any, b: Any) -> Any:
+    """The larger of two integers. Absolute values order as their bits do, NaN above infinity."""
+
+    def codegen(__: Any, builder: Any, ___: Any, args: Any) -> Any:
+        return builder.select(builder.icmp_signed(">", args[1], args[0]), args[1], args[0])
+
+    return a(a, a), codegen
+
+
+@njit(inline="always")
+def _larger_or_nan(a: float, b: float) -> float:
+    return b if (b > a or b != b) else a
+
+
+@njit(inline="always")
+def _square_wide(x: Any) -> Any:
+    return float64(x) * float64(x)
+
+
+_threefry = njit(counter.threefry)
+_key = njit(
+    lambda seed, stream, parameter, step: _threefry(
+        seed & counter.MASK, ((seed >> 32) & counter.MASK) ^ stream, parameter, step & counter.MASK
+    )
+)
+
+
+@njit
+def _words(seed: int, stream: int, parameter: int, step: int, element: int) -> Any:
+    key0, key1 = _key(seed, stream, parameter, step)
+    return _threefry(key0, key1, element & counter.MASK, element >> 32)
+
+
+_uniform_of = njit(counter.uniform_of)
+
+
+@njit
+def _uniform_at(seed: int, stream: int, parameter: int, step: int, element: int) -> float:
+    return _uniform_of(_words(seed, stream, parameter, step, element))
+
+
+_UNIT, _TWO_PI = counter.UNIT, counter.TWO_PI
+
+
+@njit
+def _normal_at(seed: int, stream: int, parameter: int, step: int, element: int) -> float:
+    first, second = _words(seed, stream, parameter, step, element)
+    radius = math.sqrt(-2.0 * math.log(((first >> 8) + 1) * _UNIT))
+    return radius * math.cos((second >> 8) * (_TWO_PI * _UNIT))
+
+
+def namespace(compute: str, storage: dict[int, str]) -> dict[str, Any]:
+    """The names that a kernel's source uses, for a compute type and the columns' types."""
+    bits_of_abs, from_bits = _BITS[compute]
+    names: dict[str, Any] = {
+        "T": _TYPES[compute],
+        "math": math,
+        "add_in_any_order": _add_in_any_order,
+        "square_wide": _square_wide,
+        "bits_of_abs": bits_of_abs,
+        "from_bits": from_bits,
+        "zero_bits": bits_of_abs,
+        "larger": _larger,
+        "sign_of": _SIGN[compute],
+        "larger_or_nan": _larger_or_nan,
+        "uniform_at": _uniform_at,
+        "normal_at": _normal_at,
+    }
+    for column, dtype in storage.items():
+        made = access(dtype, column)
+        names[f"pointer_{column}"], names[f"load_{column}"], names[f"store_{column}"] = made
+    return names

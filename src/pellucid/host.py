@@ -1,0 +1,335 @@
+"""What every optimizer of eager arrays does in a step, whatever its framework.
+
+Read values, plain functions, plan, launch, commit: all that can fail comes before the commit.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy
+
+from pellucid.changes import Journal
+from pellucid.compose import Composed, Transformer
+from pellucid.controls import Controls, Reading
+from pellucid.declare import Ref
+from pellucid.fuse.engine import Backend, Engine, Entry, Plan, State, same_layout
+from pellucid.fuse.launch import Step
+from pellucid.fuse.pool import threads
+from pellucid.ops import is_number
+
+__all__ = ["Host", "check_patterns"]
+
+KEPT_PLANS = 4  # such as the two sets of gradients of alternating losses
+
+
+class Host:
+    """The part of an optimizer that NumPy's and torch's share."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        state: State,
+        stage: Composed,
+        transformers: Sequence[Transformer],
+        compiled: bool,
+        seed: int,
+    ) -> None:
+        for function in transformers:
+            if not callable(function):
+                raise TypeError(f"gradient_transformers has {function!r}, which is no function")
+        if not isinstance(compiled, bool):
+            raise TypeError(f"compiled is {compiled!r}; allowed is True or False")
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0 or seed >= 1 << 63:
+            raise ValueError(f"seed is {seed!r}; allowed is a whole number from 0, below 2**63")
+        self.stage, self.transformers = stage, tuple(transformers)
+        self.compiled, self.seed = compiled, seed
+        self.backend, self.arrays = backend, state
+        self.engine = Engine(backend, state, seed)
+        self.journal = Journal()
+        self.controls: list[Controls] = []
+        self.entries: list[Entry] = []
+        self.updates = 0  # completed
+        self.shared: dict[tuple[int, str], float] = {}
+        self._plans: dict[Any, Plan] = {}
+
+    # -- what a framework does its own way ---------------------------------------------------
+
+    @abstractmethod
+    def _transformed(self, gradients: dict[int, Any]) -> dict[int, Any]:
+        """Gradients after the plain functions."""
+
+    def _step_of(self, entry: Entry) -> Any:
+        """A parameter's own step counter, where the framework counts so."""
+        return None
+
+    def _threads(self) -> int:
+        return threads()
+
+    # -- the step ----------------------------------------------------------------------------
+
+    def readings(self) -> list[Reading]:
+        """Each group's values for the next update, checked."""
+        return [controls.read(self.updates) for controls in self.controls]
+
+    def _update(self, gradients: dict[int, Any], extras: dict[str, Any]) -> bool:
+        """One update with these gradients, by entry's index; False if it was vetoed."""
+        readings = self.readings()
+        if self.transformers:
+            gradients = self._transformed(gradients)
+        numbers = {name: value for name, value in extras.items() if is_number(value)}
+        step = Step([reading.values for reading in readings], self.updates, self._shared_slots(readings), numbers)
+        if not self.compiled:
+            done = self._interpreted(gradients, readings, step, extras)
+        else:
+            plan = self._plan(gradients, readings)
+            self._point(plan, gradients, extras)
+            done = plan.run(step, self._threads(), None)
+            if done:
+                self._commit_slots(plan)
+        if done:
+            self._commit(readings, step)
+        return done
+
+    def _commit_slots(self, plan: Plan) -> None:
+        for entry, full, array in plan.pending:
+            self.arrays.put(entry, full, array)
+        plan.pending.clear()
+
+    def _commit(self, readings: Sequence[Reading], step: Step) -> None:
+        for controls, reading in zip(self.controls, readings, strict=True):
+            controls.commit(reading)
+        self.shared = step.shared
+        self.updates += 1
+
+    def _interpreted(
+        self,
+        gradients: dict[int, Any],
+        readings: Sequence[Reading],
+        step: Step,
+        extras: Mapping[str, Any],
+    ) -> bool:
+        from pellucid.fuse.eager import eager_update
+
+        return eager_update(self, gradients, readings, step, extras)
+
+    # -- plans -------------------------------------------------------------------------------
+
+    def asleep(self) -> frozenset[str]:
+        """Stages that take no part in the next update, by `every`."""
+        return frozenset(
+            stage.name
+            for controls in self.controls
+            for stage in controls.pipeline.stages
+            if stage.every_steps > 1 and (self.updates + 1) % stage.every_steps
+        )
+
+    def truths(self, readings: Sequence[Reading]) -> list[dict[str, Any]]:
+        """Of each group: what ``when=`` asks: numbers (None: a schedule) and options."""
+        return [
+            {
+                **{
+                    full: None if self._drives(controls, full) else value
+                    for full, value in reading.values.items()
+                },
+                **reading.options,
+            }
+            for controls, reading in zip(self.controls, readings, strict=True)
+        ]
+
+    @staticmethod
+    def _drives(controls: Controls, full: str) -> bool:
+        driver = controls.drivers.get(full)
+        return driver is not None and not isinstance(driver, Ref)
+
+    def _structure(self, readings: Sequence[Reading]) -> tuple[Any, ...]:
+        """Everything but the arrays that a plan depends on."""
+        whens = []
+        for controls, truth in zip(self.controls, self.truths(readings), strict=True):
+            for stage, declared in controls.pipeline.slots.values():
+                if declared.when is not None:
+                    own = {
+                        name: truth[controls.pipeline.full(stage, name)]
+                        for name in stage.declared.arguments
+                    }
+                    whens.append(declared.present(own))
+        options = tuple(tuple(reading.options.values()) for reading in readings)
+        return options, tuple(whens), self.asleep()
+
+    def _plan(self, gradients: dict[int, Any], readings: Sequence[Reading]) -> Plan:
+        key = (tuple(gradients), self._structure(readings))
+        plan = self._plans.get(key)
+        if plan is not None and self._still_holds(plan):
+            return plan
+        active = [entry for entry in self.entries if entry.index in gradients]
+        plan = self.engine.plan(
+            active,
+            [reading.options for reading in readings],
+            self.truths(readings),
+            [reading.values for reading in readings],
+            self.asleep(),
+            self._step_of,
+        )
+        while len(self._plans) >= KEPT_PLANS:
+            del self._plans[next(iter(self._plans))]
+        self._plans[key] = plan
+        return plan
+
+    def _still_holds(self, plan: Plan) -> bool:
+        """Whether the arrays that a plan writes are still the parameters' and the state's."""
+        new = {(entry.index, full) for entry, full, _ in plan.pending}
+        for entry, slots in zip(plan.entries, plan.slots, strict=True):
+            for full, array in slots.items():
+                held = self.arrays.get(entry, full)
+                if held is not array and not (held is None and (entry.index, full) in new):
+                    return False
+        return True
+
+    def forget_plans(self) -> None:
+        """Arrays were replaced: look at all of them again."""
+        self._plans.clear()
+
+    def _point(self, plan: Plan, gradients: dict[int, Any], extras: Mapping[str, Any]) -> None:
+        """Point the plan at this step's gradients and extra inputs."""
+        self._point_at(plan, ("grad", None), gradients)
+        for name, value in extras.items():
+            if not is_number(value):
+                self._point_at(plan, ("extra", name), value)
+
+    def _point_at(self, plan: Plan, key: tuple[str, str | None], arrays: dict[int, Any]) -> None:
+        backend = self.backend
+        held = []
+        for position, entry in enumerate(plan.entries):
+            array, param = backend.real(arrays[entry.index]), backend.real(entry.param)
+            buffer = plan.grad_buffers.get(position) if key[0] == "grad" else None
+            if buffer is not None:
+                backend.copy(buffer, array)
+                array = buffer
+            elif position in plan.grad_buffers:
+                array = backend.contiguous(array)
+            elif not same_layout(
+                backend.shape(param), backend.strides(array), backend.strides(param)
+            ):
+                array = backend.like(param, array)
+            held.append(array)
+        plan.held[key] = held  # alive until the next step
+        addresses = numpy.array([backend.address(array) for array in held], numpy.int64)
+        plan.launch.set_addresses(key, addresses)
+
+    # -- extra inputs and shared slots -------------------------------------------------------
+
+    def extra_inputs(self) -> dict[str, str]:
+        """What the stages declare with `extra`: name and shape."""
+        return {
+            name: declared.shape
+            for controls in self.controls
+            for name, (_, declared) in controls.pipeline.extras.items()
+        }
+
+    def _checked_extras(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        wanted = self.extra_inputs()
+        for name in given:
+            if name not in wanted:
+                known = ", ".join(wanted) or "none"
+                raise TypeError(f"step has no input {name!r} (declared by the stages: {known})")
+        checked: dict[str, Any] = {}
+        for name, shape in wanted.items():
+            if name not in given:
+                raise TypeError(f"step needs {name}=..., an input that the stages declare")
+            if shape == "scalar":
+                try:
+                    checked[name] = float(given[name])
+                except (TypeError, ValueError):
+                    raise TypeError(f"{name} is {given[name]!r}; allowed is a number") from None
+            else:
+                checked[name] = self._by_index(given[name], name)
+        return checked
+
+    @abstractmethod
+    def _by_index(self, given: Any, what: str) -> dict[int, Any]:
+        """Arrays by entry's index, checked against the parameters."""
+
+    def _shared_slots(self, readings: Sequence[Reading]) -> dict[tuple[int, str], float]:
+        """Optimizer-wide slots; those that are new begin at their first value."""
+        shared = dict(self.shared)
+        for controls, reading in zip(self.controls, readings, strict=True):
+            pipeline = controls.pipeline
+            for full, (stage, declared) in pipeline.slots.items():
+                key = (pipeline.ordinals[pipeline.stages.index(stage)], full)
+                if declared.scope != "optimizer" or key in shared:
+                    continue
+                init = declared.init
+                shared[key] = (
+                    reading.values[pipeline.resolve(stage, init.name)]
+                    if isinstance(init, Ref)
+                    else float(init)
+                )
+        return shared
+
+    # -- plain functions ---------------------------------------------------------------------
+
+    def _apply_transformers(
+        self, gradients: dict[int, Any], params: Mapping[int, Any]
+    ) -> dict[int, Any]:
+        owner = {id(params[entry.index]): entry for entry in self.entries}
+        pairs = [(gradients[e.index], params[e.index]) for e in self.entries if e.index in gradients]
+        allowed = {id(param) for _, param in pairs}
+        for function in self.transformers:
+            pairs = _checked_pairs(function, list(function(pairs)), allowed, owner)
+            allowed = {id(param) for _, param in pairs}
+        found: dict[int, Any] = {}
+        for grad, param in pairs:
+            entry = owner[id(param)]
+            self._check_array(entry, grad, "transformed gradient")
+            found[entry.index] = grad
+        return {entry.index: found[entry.index] for entry in self.entries if entry.index in found}
+
+    @abstractmethod
+    def _check_array(self, entry: Entry, array: Any, what: str) -> None:
+        """Raise if an array does not fit a parameter."""
+
+
+def _checked_pairs(
+    function: Callable[..., Any], pairs: list[Any], allowed: set[int], owner: Mapping[int, Entry]
+) -> list[tuple[Any, Any]]:
+    name = getattr(function, "__name__", repr(function))
+    seen: set[int] = set()
+    kept = []
+    for pair in pairs:
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise TypeError(
+                f"the gradient transformer {name} gave {type(pair).__name__}; allowed is a list "
+                "of (gradient, parameter) pairs"
+            )
+        grad, param = pair
+        if id(param) not in allowed:
+            what = repr(owner[id(param)].name) if id(param) in owner else "a foreign array"
+            raise ValueError(
+                f"the gradient transformer {name} gave a pair for {what}, which it was not given: "
+                "keep the parameters that came in, matched by identity"
+            )
+        if id(param) in seen:
+            raise ValueError(
+                f"the gradient transformer {name} gave two pairs for {owner[id(param)].name!r}"
+            )
+        seen.add(id(param))
+        if grad is not None:
+            kept.append((grad, param))
+    return kept
+
+
+def check_patterns(
+    groups: Mapping[Any, Any], used: Iterable[Any], names: Iterable[str]
+) -> None:
+    """Raise if a pattern of ``groups=`` took no parameter."""
+    taken = list(used)
+    for pattern in groups:
+        if not any(pattern is one or pattern == one for one in taken):
+            listed = list(names)
+            shown = ", ".join(listed[:8]) + (", ..." if len(listed) > 8 else "")
+            raise ValueError(
+                f"groups: the pattern {pattern!r} takes no parameter: each name matches an "
+                f"earlier pattern or none (parameters: {shown})"
+            )

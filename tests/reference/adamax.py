@@ -1,0 +1,33 @@
+"""Adamax: Kingma & Ba 2015, arXiv:1412.6980, Algorithm 2."""
+
+import numpy as np
+
+from .steps import Array, Gradients, Hyperparameter, Result, at, result, updates
+
+
+def adamax(
+    param: Array,
+    grads: Gradients,
+    *,
+    learning_rate: Hyperparameter = 2e-3,
+    beta1: Hyperparameter = 0.9,
+    beta2: Hyperparameter = 0.999,
+    epsilon: Hyperparameter = 1e-8,
+    weight_decay: Hyperparameter = 0.0,
+    maximize: bool = False,
+) -> Result:
+    """u = max(beta2 u, |g| + epsilon); p = p - lr m / ((1 - beta1^t) u).
+
+    The paper has no epsilon; torch adds it inside the maximum.
+    """
+    slots: dict[str, Array] = {}
+    zeros = np.zeros_like(param)
+    for update, step, grad in updates(grads, maximize):
+        lr, b1, b2 = at(update, learning_rate, beta1, beta2)
+        eps, decay = at(update, epsilon, weight_decay)
+        grad = grad + decay * param
+        m = b1 * slots.get("first_moment", zeros) + (1 - b1) * grad
+        u = np.maximum(b2 * slots.get("infinity_norm", zeros), np.abs(grad) + eps)
+        slots = {"first_moment": m, "infinity_norm": u}
+        param = param - lr / (1 - b1**step) * m / u
+    return result(param, slots)
