@@ -16,6 +16,7 @@ from pellucid.compose import Composed, Transformer
 from pellucid.controls import Controls, Reading
 from pellucid.declare import Ref
 from pellucid.fuse.engine import Backend, Engine, Entry, Plan, State, same_layout
+from pellucid.fuse.interpret import NumpyNamespace
 from pellucid.fuse.launch import Step
 from pellucid.fuse.pool import threads
 from pellucid.ops import is_number
@@ -53,8 +54,10 @@ class Host:
         self.entries: list[Entry] = []
         self.updates = 0  # completed
         self.shared: dict[tuple[int, str], float] = {}
+        self.by_graph = False  # with compiled=False: interpret graphs instead of running lines
         self._plans: dict[Any, Plan] = {}
 
+    xp: Any = NumpyNamespace()
     # -- what a framework does its own way ---------------------------------------------------
 
     @abstractmethod
@@ -64,6 +67,9 @@ class Host:
     def _step_of(self, entry: Entry) -> Any:
         """A parameter's own step counter, where the framework counts so."""
         return None
+
+    def _advance(self, entry: Entry) -> None:
+        """Count an update of a parameter that no kernel counted."""
 
     def _threads(self) -> int:
         return threads()

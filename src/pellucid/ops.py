@@ -358,7 +358,7 @@ def size(x: Any, over: Over = "tensor") -> Any:
 
 def mean(x: Any, over: Over = "tensor") -> Any:
     """Arithmetic mean; ``over`` as in `sum`."""
-    return sum(x, over) / size(x, over)
+    return _call("div", sum(x, over), size(x, over))
 
 
 def norm(x: Any, over: Over = "tensor") -> Any:

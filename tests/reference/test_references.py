@@ -133,13 +133,15 @@ def wave(value: float) -> Callable[[int], float]:
     return lambda update: value * (1 + 0.1 * math.cos(update))
 
 
+def defaults_of(rule: str) -> dict[str, Any]:
+    parameters = list(inspect.signature(REFERENCES[rule]).parameters.items())
+    return {name: parameter.default for name, parameter in parameters[2:]}
+
+
 def torch_settings(rule: str, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
     """Rename and pair up; pairs need both of their values, so the defaults fill in."""
     names = HYPERPARAMETERS_OF_ALL | HYPERPARAMETERS.get(rule, {})
-    defaults = {
-        name: parameter.default
-        for name, parameter in inspect.signature(REFERENCES[rule]).parameters.items()
-    }
+    defaults = defaults_of(rule)
     paired = {name for pair in PAIRS.values() for name in pair}
     settings = {names.get(k, k): v for k, v in hyperparameters.items() if k not in paired}
     for name, pair in PAIRS.items():
@@ -214,21 +216,28 @@ def test_schedules_equal_torch_with_its_groups_rewritten(torch: Any, rule: str) 
     assert_equal(REFERENCES[rule](param, grads, **{**ACTIVE[rule], **scheduled}), expected)
 
 
-def hyperparameters_of(rule: str) -> list[str]:
-    return list(inspect.signature(REFERENCES[rule]).parameters)[2:]
+@pytest.mark.parametrize("rule", SLOTS)
+def test_defaults_are_those_of_torch(torch: Any, rule: str) -> None:
+    optimizer = getattr(torch.optim, rule)([torch.zeros(1, requires_grad=True)])
+    settings = torch_settings(rule, defaults_of(rule))
+    assert {name: optimizer.defaults[name] for name in settings} == settings
+
+
+def test_defaults_are_those_of_keras_and_the_papers() -> None:
+    assert defaults_of("RowwiseAdagrad") == defaults_of("Adagrad")
+    assert list(defaults_of("FTRL").values()) == [1e-3, -0.5, 0.1, 0, 0, 0, 0, False]
+    assert list(defaults_of("Lion").values()) == [1e-4, 0.9, 0.99, 0, False]
+    assert list(defaults_of("Signum").values()) == [1e-4, 0.9, 0, False]
 
 
 @pytest.mark.parametrize(
-    ("rule", "name"), [(rule, name) for rule in REFERENCES for name in hyperparameters_of(rule)]
+    ("rule", "name"), [(rule, name) for rule in REFERENCES for name in defaults_of(rule)]
 )
 def test_every_hyperparameter_matters(rule: str, name: str) -> None:
     """A tenth more of any number, or any option turned over, shows in float32."""
     param = initial_parameter((4, 3), seed=5)
     grads = mild_gradients((4, 3), STEPS, seed=6)
-    values = {
-        k: v.default for k, v in inspect.signature(REFERENCES[rule]).parameters.items()
-    } | ACTIVE[rule]
-    values = {k: values[k] for k in hyperparameters_of(rule)}
+    values = defaults_of(rule) | ACTIVE[rule]
     value = values[name]
     other = not value if isinstance(value, bool) else value * 1.1
     before, slots = REFERENCES[rule](param, grads, **values)

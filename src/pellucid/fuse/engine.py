@@ -47,6 +47,9 @@ class Backend(Protocol):
 
     def copy(self, into: Any, source: Any) -> None: ...
 
+    def fill(self, into: Any, value: Any) -> None:
+        """Write an array that broadcasts, or a number, into an array."""
+
 
 class State(Protocol):
     """Where a framework keeps slots and step counters of one parameter."""

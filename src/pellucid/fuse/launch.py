@@ -6,6 +6,7 @@ so results depend neither on the number of threads nor on how the work is cut.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -43,11 +44,12 @@ class Member:
         return self.shape[0] if self.shape else 1
 
     @property
+    def columns(self) -> int:
+        return math.prod(self.shape[1:])
+
+    @property
     def elements(self) -> int:
-        total = 1
-        for length in self.shape:
-            total *= length
-        return total
+        return math.prod(self.shape)
 
 
 # -- helpers that run compiled ---------------------------------------------------------------
@@ -170,18 +172,17 @@ def _flat(member: Member) -> list[tuple[int, int, int]]:
 def _by_row(member: Member) -> list[tuple[int, int, int]]:
     if not member.elements:
         return []
-    columns = member.elements // member.rows
-    cut = _cut(member.rows, max(1, CHUNK // columns))
-    return [(start, count, count * columns) for start, count in cut]
+    cut = _cut(member.rows, max(1, CHUNK // member.columns))
+    return [(start, count, count * member.columns) for start, count in cut]
 
 
 def _by_column(whole: bool) -> Callable[[Member], list[tuple[int, int, int]]]:
     def how(member: Member) -> list[tuple[int, int, int]]:
         if not member.elements:
             return []
-        columns = member.elements // member.rows
-        most = columns if whole else max(64, CHUNK // member.rows)
-        return [(start, n, n * member.rows) for start, n in _cut(columns, most, 16)]
+        most = member.columns if whole else max(64, CHUNK // member.rows)
+        cut = _cut(member.columns, most, 16)
+        return [(start, count, count * member.rows) for start, count in cut]
 
     return how
 
@@ -204,11 +205,7 @@ class Table:
         self.rows = numpy.zeros(count, INTS)
         self.flags = numpy.zeros(count, INTS)
         self.dims = numpy.array(
-            [
-                (m.elements, m.rows, m.elements // m.rows if m.rows else 0, m.index)
-                for m in members
-            ],
-            INTS,
+            [(m.elements, m.rows, m.columns, m.index) for m in members], INTS
         ).reshape(-1, 4)
         self.has_new = False
         for number, member in enumerate(members):

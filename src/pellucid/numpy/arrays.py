@@ -45,3 +45,6 @@ class NumpyBackend:
 
     def copy(self, into: Any, source: Any) -> None:
         numpy.copyto(into, source)
+
+    def fill(self, into: Any, value: Any) -> None:
+        numpy.copyto(into, value, casting="same_kind")

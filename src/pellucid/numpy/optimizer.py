@@ -221,7 +221,7 @@ def _checked_params(params: Mapping[str, Any]) -> dict[str, Any]:
                 f"parameter {name!r} is {kind}; allowed are NumPy arrays of float32 or float64: "
                 f"params[{name!r}] = numpy.asarray(..., dtype='float32')"
             )
-        if not param.flags.writeable or any(
+        if not param.flags.writeable or param.size and any(
             stride == 0 and length > 1
             for stride, length in zip(param.strides, param.shape, strict=True)
         ):

@@ -1,0 +1,158 @@
+"""Runs a graph in any array namespace: the living definition of every operation.
+
+Emitters are tested against it. A namespace is a module or object with NumPy's names that `ops`'s
+table uses, and three more: see `NumpyNamespace`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy
+
+from pellucid.fuse import counter
+from pellucid.fuse.emit_numba import HOST_NAMES
+from pellucid.fuse.graph import Node, Rank, walk
+from pellucid.fuse.segment import REDUCTIONS
+from pellucid.ops import TABLE
+
+__all__ = ["Interpreter", "NumpyNamespace", "number", "random_numbers", "reduce"]
+
+
+class NumpyNamespace:
+    """NumPy, with what reductions and random numbers need."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(numpy, name)
+
+    def wide(self, x: Any) -> Any:
+        """In float64."""
+        return numpy.asarray(x, dtype=numpy.float64)
+
+    def cast(self, x: Any, dtype: str) -> Any:
+        """In the compute type; plain numbers stay plain."""
+        return x.astype(dtype) if isinstance(x, numpy.ndarray) else x
+
+    def positions(self, shape: tuple[int, ...]) -> Any:
+        """The position of each element in the order of the axes, as int64."""
+        return numpy.arange(math.prod(shape), dtype=numpy.int64).reshape(shape)
+
+
+def axes_of(over: str, ndim: int) -> tuple[int, ...]:
+    """The axes that a reduction of an array removes."""
+    if over == "row":
+        return tuple(range(1, ndim))
+    return tuple(range(min(ndim, 1))) if over == "column" else tuple(range(ndim))
+
+
+def is_array(x: Any) -> bool:
+    """Whether a value is an array, not a plain number."""
+    return not isinstance(x, (int, float, bool))
+
+
+def reduce(xp: Any, name: str, x: Any, over: str) -> Any:
+    """A reduction of an array's own elements: a float over the tensor, else an array that
+    broadcasts against it."""
+    if not is_array(x):
+        return {"sum": x, "sum_squares": x * x, "max_abs": abs(x)}[name]
+    wide = xp.wide(x)
+    axes = axes_of(over, len(wide.shape))
+    if name == "sum_squares":
+        wide = wide * wide
+    if name == "max_abs":
+        if 0 in wide.shape:
+            wide = xp.sum(wide, axis=axes, keepdims=True) if axes else wide
+        else:
+            wide = xp.amax(xp.abs(wide), axis=axes, keepdims=True) if axes else xp.abs(wide)
+    else:
+        wide = xp.sum(wide, axis=axes, keepdims=True) if axes else wide
+    return float(wide.reshape(())) if over in ("tensor", "all") else wide
+
+
+def random_numbers(
+    xp: Any, name: str, shape: tuple[int, ...], seed: int, stream: int, parameter: int, step: int
+) -> Any:
+    """Counter-based random numbers of a tensor, in float64."""
+    words = counter.counter_words(seed, stream, parameter, step, xp.positions(shape))
+    if name == "uniform":
+        return xp.wide(counter.uniform_of(words))
+    return counter.normal_of((words[0], words[1]), xp)
+
+
+def stream_of(data: tuple[int, int]) -> int:
+    """The random stream of an occurrence in a stage."""
+    return data[0] * 4096 + data[1]
+
+
+def number(name: str, args: Iterable[Any]) -> Any:
+    """An operation on plain numbers, in float64, with IEEE's infinities and NaN."""
+    values = tuple(args)
+    if name in ("div", "power", "sqrt", "exp", "log", "sign"):
+        return HOST_NAMES[name](*values)
+    if name == "where":
+        return values[1] if values[0] else values[2]
+    define = TABLE[name].define
+    assert define is not None, name
+    with numpy.errstate(all="ignore"):
+        result = define(numpy, *values)
+    return bool(result) if isinstance(result, (bool, numpy.bool_)) else float(result)
+
+
+class Interpreter:
+    """Evaluates nodes for one tensor.
+
+    ``leaf`` gives the value of ``hyper``, ``step``, ``param``, ``grad``, ``slot``, ``shared``,
+    ``extra``, ``is_new`` and ``size`` nodes, and of reductions over all tensors: plain numbers
+    for scalar and per-tensor ones, arrays for the others.
+    """
+
+    def __init__(
+        self,
+        xp: Any,
+        dtype: str,
+        shape: tuple[int, ...],
+        leaf: Callable[[Node], Any],
+        seed: int = 0,
+        parameter: int = 0,
+    ) -> None:
+        self.xp, self.dtype, self.shape, self.leaf = xp, dtype, shape, leaf
+        self.seed, self.parameter = seed, parameter
+        self.known: dict[int, Any] = {}
+
+    def __call__(self, roots: Iterable[Node]) -> list[Any]:
+        """The values of these nodes."""
+        wanted = list(roots)
+        for node in walk(wanted):
+            if node.index not in self.known:
+                self.known[node.index] = self._value(node)
+        return [self.known[node.index] for node in wanted]
+
+    def _value(self, node: Node) -> Any:
+        if node.op == "const":
+            return node.data
+        row = TABLE.get(node.op)
+        if node.op in REDUCTIONS and node.data[0] != "all":
+            return reduce(self.xp, node.op, self.known[node.args[0].index], node.data[0])
+        if row is None or node.op == "size" or node.op in REDUCTIONS:
+            return self.leaf(node)
+        if row.kind == "random":
+            step = int(self.known[node.args[0].index])
+            made = random_numbers(
+                self.xp, node.op, self.shape, self.seed, stream_of(node.data), self.parameter, step
+            )
+            return self.xp.cast(made, self.dtype)
+        args = [self.known[arg.index] for arg in node.args]
+        if not any(is_array(arg) for arg in args):
+            return number(node.op, args)
+        if node.rank in (Rank.ELEMENT, Rank.COLUMN):
+            args = [self.xp.cast(arg, self.dtype) if is_array(arg) and not is_bool(arg) else arg
+                    for arg in args]
+        assert row.define is not None
+        return row.define(self.xp, *args)
+
+
+def is_bool(x: Any) -> bool:
+    """Whether an array holds conditions."""
+    return "bool" in str(x.dtype)
