@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pellucid.rule import ParameterTransform as ParameterTransform
     from pellucid.rule import Rule as Rule
     from pellucid.rule import UpdateTransform as UpdateTransform
+    from pellucid.rules import *  # noqa: F403
     from pellucid.transforms import *  # noqa: F403
 
 __version__ = "0.1.0"
@@ -32,6 +33,38 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "Rule",
         "Stage",
         "UpdateTransform",
+    ),
+    "pellucid.rules": (
+        "ASGD",
+        "CATALOGUE",
+        "FTRL",
+        "SGD",
+        "Adadelta",
+        "Adagrad",
+        "Adam",
+        "AdamW",
+        "Adamax",
+        "Lion",
+        "NAdam",
+        "RAdam",
+        "RMSprop",
+        "RowwiseAdagrad",
+        "Rprop",
+        "Signum",
+    ),
+    "pellucid.transforms": (
+        "adaptive_clip",
+        "add_noise",
+        "average_weights",
+        "centralize",
+        "clip_by_global_norm",
+        "clip_by_norm",
+        "clip_by_value",
+        "decay_weights",
+        "normalize",
+        "project",
+        "scale",
+        "skip_nonfinite",
     ),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

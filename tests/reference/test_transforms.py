@@ -66,6 +66,8 @@ def test_adaptive_clip_takes_a_vector_whole() -> None:
     np.testing.assert_allclose(clipped, [0.06, 0.08], rtol=1e-14)
     scalar = transforms.adaptive_clip(np.array(-2.0), np.array(-7.0))
     np.testing.assert_allclose(scalar, -0.02, rtol=1e-14)
+    floored = transforms.adaptive_clip(np.zeros(2), np.array([3.0, 4.0]))
+    np.testing.assert_allclose(floored, [0.6e-5, 0.8e-5], rtol=1e-14)
 
 
 def test_centralize_takes_the_mean_of_each_row_alone() -> None:
@@ -99,14 +101,16 @@ def test_average_weights_starts_at_the_parameter() -> None:
 def test_project_max_norm_only_shrinks_rows() -> None:
     projected = transforms.project_max_norm(ROWS, 2.0)
     np.testing.assert_allclose(projected, [[1.2, 1.6], [0.0, 0.0], [0.6, -0.8]], rtol=1e-15)
+    small = transforms.project_max_norm(0.16 * ROWS, 0.1)  # norms 0.8, 0 and 0.16
+    np.testing.assert_allclose(small, [[0.06, 0.08], [0.0, 0.0], [0.06, -0.08]], rtol=1e-14)
     whole = transforms.project_max_norm(np.array([3.0, 4.0]), 2.0)
     np.testing.assert_allclose(whole, [1.2, 1.6], rtol=1e-15)
     np.testing.assert_array_equal(transforms.project_max_norm(np.array(-3.0), 2.0), -2.0)
 
 
 def test_project_weight_norm_gives_every_row_but_zeros_its_norm() -> None:
-    projected = transforms.project_weight_norm(ROWS)
-    np.testing.assert_allclose(projected, [[0.6, 0.8], [0.0, 0.0], [0.6, -0.8]], rtol=1e-15)
+    projected = transforms.project_weight_norm(0.1 * ROWS)
+    np.testing.assert_allclose(projected, [[0.6, 0.8], [0.0, 0.0], [0.6, -0.8]], rtol=1e-14)
     param = initial_parameter((4, 3, 2), seed=21)
     for row in transforms.project_weight_norm(param, norm=2.5):
         assert norm(row) == pytest.approx(2.5, rel=1e-14)

@@ -206,7 +206,7 @@ def runtime_function(function: Callable[..., Any], signature: Any) -> Any:
     return compiled(
         inspect.getsource(function),
         function.__name__,
-        lambda: {**runtime.namespace("float32", {0: "float32"}), "numpy": None},
+        lambda: runtime.namespace("float32", {0: "float32", 1: "int64"}),
         signature,
         runtime.FLAGS,
     )

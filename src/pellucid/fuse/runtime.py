@@ -28,8 +28,9 @@ _FLOATS = float64[:, ::1]
 SIGNATURE = types.void(
     int64, int64, _INTS, _INTS, int64[::1], int64[::1], _INTS, _FLOATS, _FLOATS, _FLOATS, int64[::1]
 )
-_TYPES = {"float32": float32, "float64": float64}
-_LLVM = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
+_TYPES = {"float32": float32, "float64": float64, "int64": int64}
+_LLVM = {"float32": ir.FloatType(), "float64": ir.DoubleType(), "int64": ir.IntType(64)}
+_WIDTHS = ("float32", "float64")
 COLUMNS = 64  # alias scopes that a kernel can tell apart
 
 
@@ -100,6 +101,18 @@ def _add_in_any_order(_: Any, a: Any, b: Any) -> Any:
     return float64(float64, float64), codegen
 
 
+@intrinsic
+def call_pointer(_: Any, function: Any, argument: Any) -> Any:
+    """Call the C function at an address, ``void *(void *)``, on integers."""
+
+    def codegen(__: Any, builder: Any, ___: Any, args: Any) -> Any:
+        word = ir.IntType(64)
+        kind = ir.FunctionType(word, [word]).as_pointer()
+        return builder.call(builder.inttoptr(args[0], kind), [args[1]])
+
+    return int64(int64, int64), codegen
+
+
 def _bits(width: str) -> tuple[Any, Any]:
     integer, number = (int32, float32) if width == "float32" else (int64, float64)
     mask = 0x7FFFFFFF if width == "float32" else 0x7FFFFFFFFFFFFFFF
@@ -129,8 +142,8 @@ def _sign(width: str) -> Any:
     return njit(lambda x: one if x > 0 else minus if x < 0 else x)
 
 
-_SIGN = {width: _sign(width) for width in _TYPES}
-_BITS = {width: _bits(width) for width in _TYPES}
+_SIGN = {width: _sign(width) for width in _WIDTHS}
+_BITS = {width: _bits(width) for width in _WIDTHS}
 
 
 @intrinsic
@@ -199,6 +212,7 @@ def namespace(compute: str, storage: dict[int, str]) -> dict[str, Any]:
         "larger": _larger,
         "sign_of": _SIGN[compute],
         "larger_or_nan": _larger_or_nan,
+        "call_pointer": call_pointer,
         "uniform_at": _uniform_at,
         "normal_at": _normal_at,
     }

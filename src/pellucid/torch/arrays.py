@@ -1,0 +1,133 @@
+"""Torch's tensors, as the engine and the interpreter see them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+__all__ = ["TorchBackend", "TorchNamespace"]
+
+_NAMES = {torch.float32: "float32", torch.float64: "float64"}
+
+
+class TorchBackend:
+    """See `pellucid.fuse.engine.Backend`."""
+
+    def real(self, array: Any) -> Any:
+        array = array.detach()
+        if array.is_conj() or array.is_neg():
+            array = array.resolve_conj().resolve_neg()
+        return torch.view_as_real(array) if array.is_complex() else array
+
+    def dtype(self, array: Any) -> str:
+        return _NAMES.get(array.dtype, str(array.dtype))
+
+    def shape(self, array: Any) -> tuple[int, ...]:
+        return tuple(array.shape)
+
+    def strides(self, array: Any) -> tuple[int, ...]:
+        return tuple(array.stride())
+
+    def address(self, array: Any) -> int:
+        return array.data_ptr()  # type: ignore[no-any-return]
+
+    def slot(
+        self, param: Any, shape: tuple[int, ...], kind: str, dtype: str | None, fill: float
+    ) -> Any:
+        chosen = getattr(torch, dtype) if dtype else None
+        if kind == "param":
+            return torch.full_like(
+                param.detach(), fill, dtype=chosen, memory_format=torch.preserve_format
+            )
+        if chosen is None:
+            chosen = scalar_dtype() if kind == "scalar" else param.real.dtype
+        return torch.full(shape, fill, dtype=chosen)
+
+    def like(self, param: Any, array: Any) -> Any:
+        param = self.real(param)
+        made = torch.empty_like(param, dtype=array.dtype, memory_format=torch.preserve_format)
+        return made.copy_(array)
+
+    def contiguous(self, array: Any) -> Any:
+        return array.detach().clone(memory_format=torch.contiguous_format)
+
+    def copy(self, into: Any, source: Any) -> None:
+        into.detach().copy_(source)
+
+    def fill(self, into: Any, value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            into.detach().copy_(value)
+        else:
+            into.detach().fill_(value)
+
+
+def scalar_dtype() -> torch.dtype:
+    """The type of counters and other single numbers in the state: as torch.optim has it."""
+    return torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+
+
+def _tensors(*values: Any) -> tuple[Any, ...]:
+    """Numbers as tensors of the type of the tensors among them."""
+    like = next(value for value in values if isinstance(value, torch.Tensor))
+    return tuple(
+        value
+        if isinstance(value, torch.Tensor)
+        else torch.tensor(value, dtype=like.dtype, device=like.device)
+        for value in values
+    )
+
+
+class TorchNamespace:
+    """Torch under NumPy's names, as far as `pellucid.ops` needs them."""
+
+    sqrt, abs, exp, log, cos = torch.sqrt, torch.abs, torch.exp, torch.log, torch.cos
+    isfinite, logical_and, logical_or = torch.isfinite, torch.logical_and, torch.logical_or
+    logical_not = torch.logical_not
+
+    @staticmethod
+    def amax(x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
+        return torch.amax(x, dim=axis, keepdim=keepdims)
+
+    @staticmethod
+    def divide(a: Any, b: Any) -> Any:
+        return torch.true_divide(*_tensors(a, b))
+
+    @staticmethod
+    def power(a: Any, b: Any) -> Any:
+        return torch.pow(a, b)
+
+    @staticmethod
+    def sign(a: Any) -> Any:
+        return torch.where(torch.isnan(a), a, torch.sign(a))
+
+    @staticmethod
+    def minimum(a: Any, b: Any) -> Any:
+        return torch.minimum(*_tensors(a, b))
+
+    @staticmethod
+    def maximum(a: Any, b: Any) -> Any:
+        return torch.maximum(*_tensors(a, b))
+
+    @staticmethod
+    def where(condition: Any, a: Any, b: Any) -> Any:
+        if not isinstance(condition, torch.Tensor):
+            return a if condition else b
+        return torch.where(condition, a, b)
+
+    @staticmethod
+    def sum(x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
+        return torch.sum(x, dim=axis, keepdim=keepdims)
+
+    @staticmethod
+    def wide(x: Any) -> Any:
+        return torch.as_tensor(x).to(torch.float64)
+
+    @staticmethod
+    def cast(x: Any, dtype: str) -> Any:
+        return x.to(getattr(torch, dtype)) if isinstance(x, torch.Tensor) else x
+
+    @staticmethod
+    def positions(shape: tuple[int, ...]) -> Any:
+        return torch.arange(math.prod(shape), dtype=torch.int64).reshape(shape)

@@ -1,0 +1,76 @@
+"""Torch's names: one row for each (rule, hyperparameter or slot, native name); nothing else renames.
+
+A native name with an index is a component of a tuple: ``betas[0]``.
+"""
+
+from __future__ import annotations
+
+import re
+
+from pellucid.compose import Pipeline
+from pellucid.controls import Names, Place
+
+__all__ = ["STEPS", "names_of"]
+
+ANY = "*"
+ROWS: tuple[tuple[str, str, str], ...] = (
+    (ANY, "learning_rate", "lr"),
+    (ANY, "beta1", "betas[0]"),
+    (ANY, "beta2", "betas[1]"),
+    (ANY, "beta3", "betas[2]"),
+    (ANY, "epsilon", "eps"),
+    (ANY, "first_moment", "exp_avg"),
+    (ANY, "second_moment", "exp_avg_sq"),
+    (ANY, "max_second_moment", "max_exp_avg_sq"),
+    (ANY, "velocity", "momentum_buffer"),
+    ("Adamax", "infinity_norm", "exp_inf"),
+    ("RMSprop", "rho", "alpha"),
+    ("RMSprop", "second_moment", "square_avg"),
+    ("RMSprop", "first_moment", "grad_avg"),
+    ("Adagrad", "learning_rate_decay", "lr_decay"),
+    ("Adagrad", "accumulator", "sum"),
+    ("RowwiseAdagrad", "learning_rate_decay", "lr_decay"),
+    ("RowwiseAdagrad", "accumulator", "sum"),
+    ("Adadelta", "second_moment", "square_avg"),
+    ("Adadelta", "update_moment", "acc_delta"),
+    ("Rprop", "eta_minus", "etas[0]"),
+    ("Rprop", "eta_plus", "etas[1]"),
+    ("Rprop", "minimum_step", "step_sizes[0]"),
+    ("Rprop", "maximum_step", "step_sizes[1]"),
+    ("Rprop", "previous_gradient", "prev"),
+    ("ASGD", "average", "ax"),
+)
+
+STEPS: frozenset[str] = frozenset(
+    "Adam AdamW NAdam RAdam Adamax RMSprop Adagrad Adadelta Rprop ASGD".split()
+)
+"""Rules whose torch counterpart keeps a ``step`` for each parameter, read or not."""
+
+
+def _place(native: str) -> Place:
+    found = re.fullmatch(r"(\w+)\[(\d+)\]", native)
+    return Place(found[1], int(found[2])) if found else Place(native)
+
+
+def rule_names(pipeline: Pipeline) -> list[str]:
+    """The names under which a rule has rows: its class's and its bases' of the catalogue."""
+    return [
+        base.__name__
+        for base in type(pipeline.rule).__mro__
+        if base.__module__.startswith("pellucid.rules")
+    ]
+
+
+def names_of(pipeline: Pipeline) -> Names:
+    """Torch's places and names for a pipeline."""
+    table = {canonical: native for rule, canonical, native in ROWS if rule == ANY}
+    for rule in reversed(rule_names(pipeline)):
+        table |= {canonical: native for row, canonical, native in ROWS if row == rule}
+    own = pipeline.rule.declared
+    if not {"beta1", "beta2"} <= set(own.hypers):  # betas is a tuple of at least two
+        table = {canonical: native for canonical, native in table.items() if "betas" not in native}
+    places = {
+        full: _place(table.get(full, full)) for full in (*pipeline.hypers, *pipeline.options)
+    }
+    slots = {full: table.get(full, full) for full in pipeline.slots}
+    return Names(places, slots)

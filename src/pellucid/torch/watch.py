@@ -1,0 +1,162 @@
+"""Whether anything moved since the last step: every pointer and every slot, at each step.
+
+Reading a pointer through Python costs as much as the update of a small tensor. Torch exports the
+address of a C function that reads one (its own compiler's kernels call it); a small compiled loop
+calls that for all tensors. Where a release of torch lacks it, the pointers are read one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from itertools import chain
+from operator import attrgetter
+from typing import Any
+
+import numpy
+import torch
+
+from pellucid.fuse.launch import Launch
+from pellucid.fuse.program import runtime_function
+
+__all__ = ["Watch", "gradient_of"]
+
+gradient_of = attrgetter("grad")
+_pointer_of = torch.Tensor.data_ptr
+
+
+def moved(reader, held_at, ids, tensors, expected, grads_at, found):  # type: ignore[no-untyped-def]
+    """Whether a held object or a pointer is another than it was; fills in gradients' pointers."""
+    held = pointer_1(held_at)  # noqa: F821
+    for i in range(ids.shape[0]):
+        if load_1(held, i) != ids[i]:  # noqa: F821
+            return 1
+    for i in range(tensors.shape[0]):
+        if call_pointer(reader, tensors[i]) != expected[i]:  # noqa: F821
+            return 1
+    grads = pointer_1(grads_at)  # noqa: F821
+    for i in range(found.shape[0]):
+        found[i] = call_pointer(reader, load_1(grads, i))  # noqa: F821
+    return 0
+
+
+@cache
+def _reader() -> tuple[int, Any] | None:
+    """The address of torch's pointer reader and the compiled loop, or None."""
+    try:
+        from torch._C._dynamo import guards
+
+        address = guards._torchinductor_pyobject_tensor_data_ptr  # type: ignore[attr-defined]
+    except (ImportError, AttributeError):
+        return None
+    if not isinstance(address, int) or not address:
+        return None
+    from numba import int64
+
+    ints = int64[::1]
+    loop = runtime_function(moved, int64(int64, int64, ints, ints, ints, int64, ints))
+    return address, loop
+
+
+def _guards(tensors: Sequence[Any]) -> Any:
+    """Torch's own check of type, dtype, device, shape and strides of many tensors, or None."""
+    try:
+        from torch._C._dynamo.guards import TensorGuards
+    except ImportError:
+        return None
+    return TensorGuards(
+        *tensors,
+        dynamic_dims_sizes=[list(tensor.shape) for tensor in tensors],
+        dynamic_dims_strides=[list(tensor.stride()) for tensor in tensors],
+    )
+
+
+def _layout(tensor: Any) -> tuple[Any, ...]:
+    return type(tensor), tensor.dtype, tensor.device, tensor.shape, tensor.stride()
+
+
+class Watch:
+    """Everything that a launch of torch tensors relies on."""
+
+    def __init__(
+        self,
+        params: Sequence[Any],
+        idle: Sequence[Any],
+        grads: Sequence[Any],
+        state: Any,
+        extra: Sequence[Any],
+        launch: Launch,
+    ) -> None:
+        """Args:
+        params: parameters of the launch, in its order, each with a gradient.
+        idle: the optimizer's other parameters, which have none.
+        grads: this step's gradients.
+        state: the optimizer's state: its values are dicts.
+        extra: further tensors whose memory the launch writes, each with its parameter's layout.
+        """
+        self.params, self.idle, self.state, self.launch = list(params), list(idle), state, launch
+        self.held = [*chain.from_iterable(map(dict.values, state.values()))]
+        written = [tensor for tensor in self.held if isinstance(tensor, torch.Tensor)]
+        self.tensors = [*self.params, *written, *extra]
+        self.expected = numpy.array([_pointer_of(t) for t in self.tensors], numpy.int64)
+        self.alive = [tensor.detach() for tensor in self.tensors]  # keeps their memory
+        self.ids = numpy.array([id(one) for one in self.held], numpy.int64)
+        self.tensor_ids = numpy.array([id(one) for one in self.tensors], numpy.int64)
+        self.found = numpy.zeros(len(self.params), numpy.int64)
+        self.reader = _reader()
+        self.guards = _guards([*grads, *self.params])
+        self.layouts = None if self.guards else [*map(_layout, [*grads, *self.params])]
+        self.nonempty = numpy.array([param.numel() > 0 for param in self.params])
+        if not self._same(grads):  # a reader that reads wrong is not used
+            self.reader = None
+
+    def _same(self, grads: Sequence[Any]) -> bool:
+        expected = numpy.array([_pointer_of(grad) for grad in grads], numpy.int64)
+        return self._pointers(list(grads)) and bool((self.found == expected).all())
+
+    def _pointers(self, grads: list[Any]) -> bool:
+        """Compare what is held and where; fill in the gradients' pointers."""
+        count = len(self.held)
+        if self.reader is None:
+            values = [*chain.from_iterable(map(dict.values, self.state.values()))]
+            same = len(values) == count and all(a is b for a, b in zip(values, self.held, strict=True))
+            if not same or [*map(_pointer_of, self.tensors)] != self.expected.tolist():
+                return False
+            self.found[:] = [*map(_pointer_of, grads)]
+            return True
+        every = chain.from_iterable(map(dict.values, self.state.values()))
+        try:
+            held = numpy.fromiter(every, object, count)
+        except (ValueError, TypeError):
+            return False
+        if next(every, None) is not None:
+            return False
+        objects = numpy.fromiter(grads, object, len(grads))
+        address, loop = self.reader
+        return not loop(
+            address,
+            held.__array_interface__["data"][0],
+            self.ids,
+            self.tensor_ids,
+            self.expected,
+            objects.__array_interface__["data"][0],
+            self.found,
+        )
+
+    def holds(self, state: Any) -> list[Any] | None:
+        """This step's gradients, if all is as it was and the launch now points at them."""
+        if state is not self.state:
+            return None
+        grads = list(map(gradient_of, self.params))
+        for param in self.idle:
+            if param.grad is not None:
+                return None
+        if self.guards is not None:
+            if not self.guards.check(*grads, *self.params):
+                return None
+        elif None in grads or [*map(_layout, [*grads, *self.params])] != self.layouts:
+            return None
+        if not self._pointers(grads) or not self.found[self.nonempty].all():
+            return None
+        self.launch.set_addresses(("grad", None), self.found)
+        return grads
