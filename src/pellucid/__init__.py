@@ -76,4 +76,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'pellucid' has no attribute {name!r}")
 
 
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)

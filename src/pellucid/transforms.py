@@ -12,7 +12,7 @@ A row is ``param[i]``, with all that is in it: an output unit where weights are 
 from typing import Any
 
 from pellucid.declare import ref
-from pellucid.ops import clip, isfinite, lerp, maximum, mean, minimum, norm, normal, where
+from pellucid.ops import Over, clip, isfinite, lerp, maximum, mean, minimum, norm, normal, where
 from pellucid.rule import (
     GradientTransform,
     ParameterTransform,
@@ -111,7 +111,7 @@ class adaptive_clip(GradientTransform):
     epsilon = hyper(1e-3, minimum=0, doc="The smallest norm a row counts with: zeros must grow.")
 
     def update(self, param: Any, grad: Any) -> Any:
-        over = "row" if param.ndim > 1 else "tensor"
+        over: Over = "row" if param.ndim > 1 else "tensor"
         limit = self.clipping * maximum(norm(param, over), self.epsilon)
         actual = norm(grad, over)
         return where(actual > limit, grad * (limit / maximum(actual, 1e-6)), grad)

@@ -21,7 +21,7 @@ from pellucid.fuse.segment import Pass
 
 __all__ = ["Launch", "Member", "Table"]
 
-CHUNK = 32768  # elements: 128 KiB of float32, so that scalars' preamble is free and cores stay busy
+SHORT, LONG = 32768, 262144  # elements of a chunk: long ones stream best, short ones share well
 SMALL = 16384  # elements in all below which one thread is faster than waking another
 INTS, FLOATS = numpy.int64, numpy.float64
 
@@ -165,14 +165,19 @@ def _chunks(members: Sequence[Member], how: Callable[[Member], list[tuple[int, i
     return Chunks(shaped, numpy.array(spans, INTS).reshape(-1, 2), numpy.array(work, INTS))
 
 
+def _most(member: Member) -> int:
+    """Elements of a chunk of this tensor: at least 16 chunks in a large one."""
+    return max(SHORT, min(LONG, member.elements // 16))
+
+
 def _flat(member: Member) -> list[tuple[int, int, int]]:
-    return [(start, count, count) for start, count in _cut(member.elements, CHUNK, 64)]
+    return [(start, count, count) for start, count in _cut(member.elements, _most(member), 64)]
 
 
 def _by_row(member: Member) -> list[tuple[int, int, int]]:
     if not member.elements:
         return []
-    cut = _cut(member.rows, max(1, CHUNK // member.columns))
+    cut = _cut(member.rows, max(1, _most(member) // member.columns))
     return [(start, count, count * member.columns) for start, count in cut]
 
 
@@ -180,7 +185,7 @@ def _by_column(whole: bool) -> Callable[[Member], list[tuple[int, int, int]]]:
     def how(member: Member) -> list[tuple[int, int, int]]:
         if not member.elements:
             return []
-        most = member.columns if whole else max(64, CHUNK // member.rows)
+        most = member.columns if whole else max(64, _most(member) // member.rows)
         cut = _cut(member.columns, most, 16)
         return [(start, count, count * member.rows) for start, count in cut]
 

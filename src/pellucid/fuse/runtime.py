@@ -113,6 +113,29 @@ def call_pointer(_: Any, function: Any, argument: Any) -> Any:
     return int64(int64, int64), codegen
 
 
+@intrinsic
+def prefetch_tensor(_: Any, address: Any) -> Any:
+    """Prefetch a Python tensor and the tensor it points at: a hint, which cannot fault.
+
+    The second address is read inside the Python object; if a release lays it out otherwise, the
+    wrong line is prefetched, and nothing else happens.
+    """
+
+    def codegen(__: Any, builder: Any, ___: Any, args: Any) -> Any:
+        word, byte = ir.IntType(64), ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, *[ir.IntType(32)] * 3])
+        hint = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        flags = [ir.Constant(ir.IntType(32), value) for value in (0, 3, 1)]
+        inner = builder.load(
+            builder.inttoptr(builder.add(args[0], ir.Constant(word, 24)), word.as_pointer())
+        )
+        for offset in (0, 64, 128):
+            line = builder.add(inner, ir.Constant(word, offset))
+            builder.call(hint, [builder.inttoptr(line, byte), *flags])
+
+    return types.void(int64), codegen
+
+
 def _bits(width: str) -> tuple[Any, Any]:
     integer, number = (int32, float32) if width == "float32" else (int64, float64)
     mask = 0x7FFFFFFF if width == "float32" else 0x7FFFFFFFFFFFFFFF
@@ -213,6 +236,7 @@ def namespace(compute: str, storage: dict[int, str]) -> dict[str, Any]:
         "sign_of": _SIGN[compute],
         "larger_or_nan": _larger_or_nan,
         "call_pointer": call_pointer,
+        "prefetch_tensor": prefetch_tensor,
         "uniform_at": _uniform_at,
         "normal_at": _normal_at,
     }

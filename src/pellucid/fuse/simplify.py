@@ -51,7 +51,12 @@ def _mul(graph: Graph, a: Node, b: Node) -> Node | None:
 
 
 def _div(graph: Graph, a: Node, b: Node) -> Node | None:
-    return a if _is(b, 1.0) else None
+    if _is(b, 1.0):
+        return a
+    if b.rank == Rank.SCALAR and a.rank != Rank.SCALAR and b.op != "div":
+        # the reciprocal is one float64 division a step instead of one for each element
+        return graph.make("mul", (a, graph.make("div", (graph.const(1.0), b))))
+    return None
 
 
 def _neg(graph: Graph, a: Node) -> Node | None:

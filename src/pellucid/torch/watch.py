@@ -31,17 +31,30 @@ def moved(reader, held_at, ids, tensors, expected, grads_at, found):  # type: ig
     for i in range(ids.shape[0]):
         if load_1(held, i) != ids[i]:  # noqa: F821
             return 1
-    for i in range(tensors.shape[0]):
-        if call_pointer(reader, tensors[i]) != expected[i]:  # noqa: F821
-            return 1
     grads = pointer_1(grads_at)  # noqa: F821
-    for i in range(found.shape[0]):
-        found[i] = call_pointer(reader, load_1(grads, i))  # noqa: F821
+    count = found.shape[0]
+    for i in range(count + 16):
+        if i < count:
+            prefetch_tensor(load_1(grads, i))  # noqa: F821
+        if i >= 16:
+            found[i - 16] = call_pointer(reader, load_1(grads, i - 16))  # noqa: F821
+    count = tensors.shape[0]
+    for i in range(count + 16):
+        if i < count:
+            prefetch_tensor(tensors[i])  # noqa: F821
+        if i >= 16 and call_pointer(reader, tensors[i - 16]) != expected[i - 16]:  # noqa: F821
+            return 1
     return 0
 
 
+def prefetch(tensors):  # type: ignore[no-untyped-def]
+    """Have tensors' objects brought into the cache, all at once instead of one by one."""
+    for i in range(tensors.shape[0]):
+        prefetch_tensor(tensors[i])  # noqa: F821
+
+
 @cache
-def _reader() -> tuple[int, Any] | None:
+def _reader() -> tuple[int, Any, Any] | None:
     """The address of torch's pointer reader and the compiled loop, or None."""
     try:
         from torch._C._dynamo import guards
@@ -51,11 +64,11 @@ def _reader() -> tuple[int, Any] | None:
         return None
     if not isinstance(address, int) or not address:
         return None
-    from numba import int64
+    from numba import int64, types
 
     ints = int64[::1]
     loop = runtime_function(moved, int64(int64, int64, ints, ints, ints, int64, ints))
-    return address, loop
+    return address, loop, runtime_function(prefetch, types.void(ints))
 
 
 def _guards(tensors: Sequence[Any]) -> Any:
@@ -104,8 +117,8 @@ class Watch:
         self.tensor_ids = numpy.array([id(one) for one in self.tensors], numpy.int64)
         self.found = numpy.zeros(len(self.params), numpy.int64)
         self.reader = _reader()
-        self.guards = _guards([*grads, *self.params])
-        self.layouts = None if self.guards else [*map(_layout, [*grads, *self.params])]
+        self.guards = _guards(grads)
+        self.layouts = None if self.guards else [*map(_layout, grads)]
         self.nonempty = numpy.array([param.numel() > 0 for param in self.params])
         if not self._same(grads):  # a reader that reads wrong is not used
             self.reader = None
@@ -132,7 +145,7 @@ class Watch:
         if next(every, None) is not None:
             return False
         objects = numpy.fromiter(grads, object, len(grads))
-        address, loop = self.reader
+        address, loop, _ = self.reader
         return not loop(
             address,
             held.__array_interface__["data"][0],
@@ -147,14 +160,16 @@ class Watch:
         """This step's gradients, if all is as it was and the launch now points at them."""
         if state is not self.state:
             return None
+        if self.reader is not None:
+            self.reader[2](self.tensor_ids)
         grads = list(map(gradient_of, self.params))
         for param in self.idle:
             if param.grad is not None:
                 return None
         if self.guards is not None:
-            if not self.guards.check(*grads, *self.params):
+            if not self.guards.check(*grads):
                 return None
-        elif None in grads or [*map(_layout, [*grads, *self.params])] != self.layouts:
+        elif None in grads or [*map(_layout, grads)] != self.layouts:
             return None
         if not self._pointers(grads) or not self.found[self.nonempty].all():
             return None

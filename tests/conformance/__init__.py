@@ -1,0 +1,1 @@
+"""Tests that hold for every backend: the same cases, the same references."""
