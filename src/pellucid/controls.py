@@ -241,6 +241,11 @@ class Controls:
                     f"{near[0]!r}? (keys: {', '.join(self._keys)})"
                 )
 
+    @property
+    def kept(self) -> Reading | None:
+        """The reading that stays valid as long as nobody writes to the group."""
+        return self._last[1] if self._last is not None else None
+
     def commit(self, reading: Reading) -> None:
         """The step succeeded: schedules' numbers become the group's, changes go on record."""
         if self._last is not None and reading is self._last[1]:

@@ -80,6 +80,10 @@ class Host:
         """Each group's values for the next update, checked."""
         return [controls.read(self.updates) for controls in self.controls]
 
+    def readings_kept(self) -> list[Reading]:
+        """The readings that the next step gets again if nobody writes to a group."""
+        return [controls.kept for controls in self.controls if controls.kept is not None]
+
     def _update(self, gradients: dict[int, Any], extras: dict[str, Any]) -> bool:
         """One update with these gradients, by entry's index; False if it was vetoed."""
         readings = self.readings()

@@ -296,7 +296,7 @@ class PassWriter:
                 self.write(f"{self.names[node]} = float(load_{column}(at_{column}, row))")
             else:
                 self.write(f"{self.names[node]} = {self.expression(node, self.wide)}")
-        self.narrowed(lambda node: node.rank == Rank.ROW)
+            self.narrowed(lambda one, made=node: one is made)  # type: ignore[misc]
 
     # -- whole functions -------------------------------------------------------------------
 

@@ -118,7 +118,7 @@ def finish_load(optimizer: Optimizer, own: Mapping[str, Any] | None) -> None:
         optimizer.updates = int(max(steps, default=0.0))
     for controls, before in zip(optimizer.controls, old, strict=True):
         for full, value in controls.seen.items():
-            if value != before[full]:
+            if value != before[full] and full not in controls.drivers:
                 change = Change(
                     optimizer.updates + 1, controls.label, full, before[full], value, "load"
                 )

@@ -17,7 +17,7 @@ from pellucid.fuse.pool import threads
 from pellucid.fuse.program import program
 from pellucid.fuse.trace import Variant
 from pellucid.host import Host, check_patterns
-from pellucid.torch.arrays import TorchBackend, TorchNamespace, scalar_dtype
+from pellucid.torch.arrays import TorchBackend, TorchNamespace
 from pellucid.torch.names import STEPS, names_of, rule_names
 from pellucid.torch.watch import Watch
 
@@ -63,6 +63,7 @@ class Optimizer(Host, torch.optim.Optimizer):
     """
 
     xp: Any = TorchNamespace()
+    _switches: dict[str, Any] = KEYS
 
     def __init__(
         self,
@@ -96,7 +97,7 @@ class Optimizer(Host, torch.optim.Optimizer):
         (pipeline,) = pipelines.values()
         scratch: dict[str, Any] = {}
         Controls("defaults", pipeline, names_of(pipeline), scratch, pipeline.given, Journal())
-        return {**scratch, **KEYS}
+        return {**scratch, **self._switches}
 
     # -- groups ----------------------------------------------------------------------------
 
@@ -171,7 +172,7 @@ class Optimizer(Host, torch.optim.Optimizer):
         if chosen is not None:
             where = f"groups[{chosen!r}]"
             values.update(overrides(pipeline, names, self._patterns[chosen], where, ()))
-        scratch: dict[str, Any] = dict(foreign)
+        scratch: dict[str, Any] = {**self._switches, **foreign}
         Controls("param group", pipeline, names, scratch, values, Journal()).read(0)
         _check_switches(scratch)
         return values, foreign
@@ -198,7 +199,7 @@ class Optimizer(Host, torch.optim.Optimizer):
     ) -> None:
         numbered = all(name.startswith("param_") for name, _ in members)
         params: list[Any] = [param for _, param in members] if numbered else list(members)
-        store: dict[str, Any] = {"params": params, **KEYS, **foreign}
+        store: dict[str, Any] = {"params": params, **self._switches, **foreign}
         if not label.startswith("group "):
             store["name"] = label
         self.defaults = {}
@@ -269,11 +270,8 @@ class Optimizer(Host, torch.optim.Optimizer):
                 if structure != known:
                     continue
             self._launch(plan, readings, watch.params, extras)
-            if position:
-                self._watches.insert(0, self._watches.pop(position))
-            if not same:
-                kept = tuple(c.read(self.updates) for c in self.controls if not c.drivers)
-                self._watches[0] = (watch, plan, known, kept)
+            self._watches.pop(position)
+            self._watches.insert(0, (watch, plan, known, tuple(self.readings_kept())))
             return True
         return False
 
@@ -492,6 +490,7 @@ class Optimizer(Host, torch.optim.Optimizer):
             "compiled": self.compiled,
             "by_graph": self.by_graph,
             "patterns": self._patterns,
+            "switches": self._switches,
             "groups": [
                 (controls.label, dict(controls.drivers), [e.name for e in self._members(number)])
                 for number, controls in enumerate(self.controls)
@@ -519,6 +518,7 @@ class Optimizer(Host, torch.optim.Optimizer):
                 own["compiled"], live["seed"],
             )  # fmt: skip
             self._patterns, self.by_graph = own["patterns"], own["by_graph"]
+            self._switches = own["switches"]
             self._router = Router(self.stage)
             self._watches, self._counters, self._taken = [], {}, []
             self.updates, self.shared = live["updates"], live["shared"]
@@ -536,15 +536,9 @@ class Optimizer(Host, torch.optim.Optimizer):
             first = store["params"][0]
             pipeline = self._router.pipeline(names[0], first)
             native = names_of(pipeline)
-            controls = Controls.__new__(Controls)
-            given: dict[str, Any] = {}
-            scratch = dict(store)
-            Controls.__init__(
-                controls, label, pipeline, native, scratch, pipeline.given, self.journal
-            )
+            controls = Controls(label, pipeline, native, {}, pipeline.given, self.journal)
             controls.store, controls.drivers = store, dict(drivers)
             controls.loaded()
-            del given
             self.controls.append(controls)
             for name, param in zip(names, store["params"], strict=True):
                 self.entries.append(Entry(len(self.entries), name, param, number, pipeline))
@@ -600,5 +594,3 @@ def _check_switches(store: Mapping[str, Any]) -> None:
             "capturable=True cannot be had: there is no CUDA graph on the CPU; leave it False"
         )
 
-
-__all__ += ["scalar_dtype"]
