@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable
 from functools import cache, lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 __all__ = ["cache_folder", "compiled"]
@@ -149,9 +150,8 @@ def compiled(
     """
     import numba
 
-    described = "\n".join(
-        [source, name, str(signature), repr(sorted((k, str(v)) for k, v in flags.items()))]
-    )
+    ordered = {k: sorted(v) if isinstance(v, set) else v for k, v in sorted(flags.items())}
+    described = "\n".join([source, name, str(signature), repr(ordered)])
     key = hashlib.sha256(f"{described}\n{_machine()}".encode()).hexdigest()[:32]
     with _lock:
         return _compiled(source, name, names, signature, flags, key, numba.njit)
@@ -172,9 +172,12 @@ def _compiled(
     if key in _made:
         return _made[key]
     path = source_file(source, key)
-    scope = {**names(), "__name__": f"pellucid.kernel_{key}", "__file__": str(path)}
-    exec(compile(source, str(path), "exec"), scope)
-    dispatcher = njit(**{**flags, "fastmath": set(flags.get("fastmath", ()))})(scope[name])
+    module = ModuleType(f"pellucid.kernel_{key}")
+    module.__file__ = str(path)
+    vars(module).update(names())
+    sys.modules[module.__name__] = module  # Numba looks functions' modules up
+    exec(compile(source, str(path), "exec"), vars(module))
+    dispatcher = njit(**flags)(vars(module)[name])
     binary = path.with_suffix(".bin")
     if not _load(binary, dispatcher, signature):
         dispatcher.compile(signature)

@@ -104,18 +104,28 @@ def combine(partials, spans, kinds, columns, totals, overall):  # type: ignore[n
 
 
 @cache
-def _helpers() -> tuple[Any, Any, Any]:
+def _scan() -> Any:
+    from numba import int64
+
+    ints = int64[:, ::1]
+    return runtime_function(scan_steps, int64(ints, int64, int64[::1], int64[::1], ints))
+
+
+@cache
+def _advance() -> Any:
+    from numba import int64, types
+
+    return runtime_function(advance_steps, types.void(int64[:, ::1], int64))
+
+
+@cache
+def _combine() -> Any:
     from numba import float64, int64, types
 
     ints, floats = int64[:, ::1], float64[:, ::1]
-    scan = int64(ints, int64, int64[::1], int64[::1], ints)
-    add = types.void(ints, int64)
-    join = types.void(floats, ints, int64[::1], int64[::1], floats, float64[::1])
-    return (
-        runtime_function(scan_steps, scan),
-        runtime_function(advance_steps, add),
-        runtime_function(combine, join),
-    )
+    kinds = int64[::1]
+    join = types.void(floats, ints, kinds, kinds, floats, float64[::1])
+    return runtime_function(combine, join)
 
 
 # -- chunks ----------------------------------------------------------------------------------
@@ -260,7 +270,7 @@ class Table:
         if not self.steps_on_device:
             self.pair_count = self._host_rows(updates + 1)
             return
-        scan = _helpers()[0]
+        scan = _scan()
         column = self.program.step_column
         self.pair_count = scan(self.pointers, column, self.groups, self.rows, self.pairs)
         if self.pair_count < 0:  # more pairs than ever: make room for all
@@ -347,7 +357,7 @@ class Table:
         columns = numpy.array([self.program.layout.totals[n.index] for n in one.reductions], INTS)
         overall = numpy.zeros(len(kinds), FLOATS)
         spans = self.cut(one).spans
-        _helpers()[2](self.partials(one), spans, kinds, columns, self.totals, overall)
+        _combine()(self.partials(one), spans, kinds, columns, self.totals, overall)
         for node, value in zip(one.reductions, overall.tolist(), strict=True):
             if node.data[0] == "all":
                 step.add_total(node.op, node.data[1], value)
@@ -355,7 +365,7 @@ class Table:
     def close(self) -> None:
         """After a committed step: counters advance, nothing is new any more."""
         if self.steps_on_device:
-            _helpers()[1](self.pointers, self.program.step_column)
+            _advance()(self.pointers, self.program.step_column)
         if self.has_new:
             self.flags[:] = 0
             self.has_new = False
