@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pellucid.compose import chain as chain
     from pellucid.compose import every as every
     from pellucid.compose import route as route
+    from pellucid.conformance import check as check
     from pellucid.declare import extra as extra
     from pellucid.declare import hyper as hyper
     from pellucid.declare import option as option
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 _HOMES: dict[str, tuple[str, ...]] = {
     "pellucid.compose": ("chain", "every", "route"),
+    "pellucid.conformance": ("check",),
     "pellucid.declare": ("HyperparameterError", "extra", "hyper", "option", "ref", "slot"),
     "pellucid.ops": ("RuleError",),
     "pellucid.rule": (

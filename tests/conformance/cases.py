@@ -55,9 +55,10 @@ def _cases() -> Iterator[Case]:
         yield Case(f"{rule}-active", rule, ACTIVE[rule])
         yield Case(f"{rule}-scheduled", rule, _scheduled(rule))
     for rule, values in [*OPTIONS, *MORE]:
-        differ = {k: v for k, v in values.items() if v != ACTIVE[rule].get(k)}
-        named = [k if v is True or callable(v) else f"{k}={v}" for k, v in differ.items()]
-        yield Case("-".join([rule, *named]), rule, values)
+        active = ACTIVE[rule].items() <= values.items()
+        named = {k: v for k, v in values.items() if not (active and k in ACTIVE[rule])}
+        texts = [k if v is True or callable(v) else f"{k}={v}" for k, v in named.items()]
+        yield Case("-".join([rule, *["active"] * active, *texts]), rule, values)
 
 
 MORE: list[tuple[str, dict[str, Any]]] = [

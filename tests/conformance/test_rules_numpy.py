@@ -69,7 +69,7 @@ def test_equals_its_reference(case: Case) -> None:
         np.testing.assert_array_equal(gaps, GAP, err_msg="wrote between the elements of a slice")
 
 
-@pytest.mark.parametrize("case", [one for one in CASES if one.name.endswith("active")], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_line_by_line_equals_compiled(case: Case) -> None:
     compiled, plain = Run(case, "float64"), Run(case, "float64", compiled=False)
     for update in range(10):
@@ -77,6 +77,11 @@ def test_line_by_line_equals_compiled(case: Case) -> None:
         plain.step(update)
     for name in plain.problem:
         assert_exact(plain.result(name), compiled.result(name), name)
+
+
+def test_cases_have_names_of_their_own() -> None:
+    names = [case.name for case in CASES]
+    assert len(set(names)) == len(names)
 
 
 def test_the_problem_is_awkward() -> None:

@@ -174,13 +174,24 @@ def test_all_at_once() -> None:
         np.testing.assert_allclose(held, average, rtol=RTOL, err_msg=name)
 
 
-# -- norms that are not finite, and skipped updates --------------------------------------------
-
-
 def step_once(stage: Any, grads: Mapping[str, list[float]]) -> Tensors:
     params = {name: np.zeros(len(grad)) for name, grad in grads.items()}
     pellucid.numpy.Optimizer(params, stage).step({n: np.array(g) for n, g in grads.items()})
     return params
+
+
+def test_adaptive_clip_of_small_gradients() -> None:
+    """Below a norm of 1e-6 the authors' divisor acts; a parameter of zeros has epsilon's limit."""
+    stage = transforms.adaptive_clip(clipping=0.01, epsilon=1e-5)
+    grad = np.array([3e-7, -4e-7])
+    done = step_once(chain(stage, SGD(1.0)), {"a": [*grad], "b": [0.0]})
+    wanted = reference.adaptive_clip(np.zeros(2), grad, 0.01, 1e-5)
+    np.testing.assert_allclose(wanted, grad / 10, rtol=1e-12)
+    np.testing.assert_allclose(done["a"], -wanted, rtol=RTOL)
+    np.testing.assert_array_equal(done["b"], 0)
+
+
+# -- norms that are not finite, and skipped updates --------------------------------------------
 
 
 @pytest.mark.parametrize("clip", [transforms.clip_by_norm, transforms.clip_by_global_norm])

@@ -191,11 +191,16 @@ class PassWriter:
 
     def open_pointers(self, moved: bool) -> None:
         names = {column: key for key, column in self.layout.pointers.items()}
+        single = {
+            self.column(node)
+            for node in self.one.nodes
+            if node.op == "slot" and node.rank == Rank.TENSOR
+        }
         for column in self.pointers():
             key = names.get(column)
             note = f"  # {key[1] or key[0]}" if key else "  # a sum for each column"
             address = f"table[t, {column}]"
-            if moved:
+            if moved and column not in single:
                 address += f" + start * {8 if self.layout.storage[column] == 'float64' else 4}"
             self.write(f"at_{column} = pointer_{column}({address}){note}")
 

@@ -575,7 +575,9 @@ def _check_param(name: Any, param: Any) -> None:
             f"parameter {name!r} is {param.dtype}; allowed are float32, float64, complex64 and "
             "complex128: convert the model, such as model.float()"
         )
-    if any(n > 1 and s == 0 for n, s in zip(param.shape, param.stride(), strict=True)):
+    if param.numel() and any(
+        n > 1 and s == 0 for n, s in zip(param.shape, param.stride(), strict=True)
+    ):
         raise ValueError(
             f"parameter {name!r} is expanded: several elements share memory; use its .clone()"
         )

@@ -1,0 +1,255 @@
+"""Our own optimizers, those of NumPy's and of torch's arrays, as a view reads and writes them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from pellucid.access.rates import Put, check_scheduler, kept_rates, new_rates, scheduler_of
+from pellucid.access.sources import Assignment, Cell, Group
+from pellucid.changes import Journal
+from pellucid.controls import Controls, Names
+from pellucid.declare import Ref, is_scalar_array
+from pellucid.fuse.engine import Entry
+from pellucid.host import Host
+
+__all__ = ["HostSource"]
+
+SOURCE = "view"
+
+
+class HostGroup:
+    """One group of our optimizers; see `pellucid.access.sources.Group`."""
+
+    def __init__(self, source: HostSource, index: int, entries: Sequence[Entry]) -> None:
+        self.source, self.index, self.entries = source, index, entries
+        self.controls: Controls = source.optimizer.controls[index]
+
+    @property
+    def name(self) -> str:
+        return self.controls.label
+
+    @property
+    def rule(self) -> str:
+        return type(self.controls.pipeline.rule).__name__
+
+    @property
+    def members(self) -> list[str]:
+        return [entry.name for entry in self.entries]
+
+    @property
+    def size(self) -> int:
+        shape = self.source.optimizer.backend.shape
+        return sum(math.prod(shape(entry.param)) for entry in self.entries)
+
+    @property
+    def names(self) -> Names:
+        return self.controls.names
+
+    def value(self, full: str) -> Any:
+        """The number in the framework's dict; under a schedule that of the last update."""
+        raw = self.controls.raw(full)
+        if full in self.controls.pipeline.options:
+            return raw
+        driver = self.driver(full)
+        if isinstance(driver, Ref):
+            stage, _ = self.controls.pipeline.hypers[full]
+            return self.value(self.controls.pipeline.resolve(stage, driver.name))
+        if callable(raw) and not is_scalar_array(raw):  # written directly, adopted by a step
+            return float(raw(self.source.updates))
+        return float(raw) if is_scalar_array(raw) else raw
+
+    def driver(self, full: str) -> Any:
+        """What drives a value; None after a number was written directly, which replaces it."""
+        raw = self.controls.raw(full)
+        if callable(raw) and not is_scalar_array(raw):
+            return raw
+        driver = self.controls.drivers.get(full)
+        if driver is None or _number(raw) != _number(self.controls.seen[full]):
+            return None
+        return driver
+
+    def driven_by(self, full: str) -> str:
+        native = self.controls.names.native(full)
+        return scheduler_of(self.controls.store, native, self.source.scheduler)
+
+
+class HostSource:
+    """An optimizer of ours; see `pellucid.access.sources.Source`."""
+
+    def __init__(self, optimizer: Host, scheduler: Any = None) -> None:
+        if scheduler is not None:
+            check_scheduler(scheduler, optimizer)
+        self.optimizer, self.scheduler = optimizer, scheduler
+
+    @property
+    def name(self) -> str:
+        return type(self.optimizer).__name__
+
+    @property
+    def title(self) -> str:
+        return repr(self.optimizer.stage)
+
+    @property
+    def updates(self) -> int:
+        return self.optimizer.updates
+
+    @property
+    def journal(self) -> Journal:
+        return self.optimizer.journal
+
+    def groups(self) -> list[Group]:
+        members: list[list[Entry]] = [[] for _ in self.optimizer.controls]
+        for entry in self.optimizer.entries:
+            members[entry.group].append(entry)
+        return [HostGroup(self, index, entries) for index, entries in enumerate(members)]
+
+    # -- state -----------------------------------------------------------------------------
+
+    def _labelled(self) -> dict[str, Entry]:
+        """Parameters by name; of those that share a name, the later ones are numbered."""
+        found: dict[str, Entry] = {}
+        for entry in self.optimizer.entries:
+            taken = entry.name in found
+            found[f"{entry.name} ({entry.index})" if taken else entry.name] = entry
+        return found
+
+    def owners(self) -> list[tuple[str, int]]:
+        return [(label, entry.group) for label, entry in self._labelled().items()]
+
+    def cells(self, owner: str) -> list[Cell]:
+        entry = self._labelled().get(owner)
+        return [] if entry is None else list(self._cells(owner, entry))
+
+    def _cells(self, owner: str, entry: Entry) -> Iterator[Cell]:
+        names = self.optimizer.controls[entry.group].names
+        held = self._held(entry)
+        for full, (_, declared) in entry.pipeline.slots.items():
+            if declared.scope == "parameter":
+                native = names.slots[full]
+                why = f"{full} of {owner!r} does not exist " + (
+                    "before the parameter's first update"
+                    if not held
+                    else f"as long as {_condition(declared.when)} does not hold"
+                    if declared.when is not None
+                    else "before the parameter's next update"
+                )
+                value = held.get(native)
+                yield Cell(owner, full, native, value, why, partial(self._put, value))
+        for native, value in held.items():  # such as torch's own count of steps
+            if native not in names.slots.values() and hasattr(value, "dtype"):
+                yield Cell(owner, native, native, value, "", partial(self._put, value))
+
+    def _held(self, entry: Entry) -> dict[str, Any]:
+        """A parameter's slots by native name; torch keys its state by the parameter itself."""
+        by_name = type(entry.param).__hash__ is None  # as NumPy's arrays are
+        state: Any = self.optimizer.state  # type: ignore[attr-defined]  # every subclass has one
+        held: dict[str, Any] = state.get(entry.name if by_name else entry.param, {})
+        return held
+
+    def _put(self, into: Any, value: Any) -> None:
+        backend = self.optimizer.backend
+        if hasattr(value, "dtype"):
+            backend.copy(backend.real(into), backend.real(value))
+        else:
+            backend.fill(into, value)
+
+    def shared_cells(self) -> list[Cell]:
+        first: dict[tuple[int, str], str] = {}
+        for controls in self.optimizer.controls:
+            pipeline = controls.pipeline
+            for full, (stage, declared) in pipeline.slots.items():
+                if declared.scope == "optimizer":
+                    ordinal = pipeline.ordinals[pipeline.stages.index(stage)]
+                    first.setdefault((ordinal, full), controls.label)
+        times = Counter(full for _, full in first)
+        found = []
+        for (ordinal, full), label in first.items():
+            owner = self.name if times[full] == 1 else label
+            value = self.optimizer.shared.get((ordinal, full))
+            why = f"{full} does not exist before the first update"
+            found.append(Cell(owner, full, full, value, why, partial(self._share, ordinal, full)))
+        return found
+
+    def _share(self, ordinal: int, full: str, value: float) -> None:
+        self.optimizer.shared[ordinal, full] = float(value)
+
+    # -- changing --------------------------------------------------------------------------
+
+    def set(self, assignments: Sequence[Assignment], reason: str) -> None:
+        self._try(assignments)
+        puts = self._new_rates(assignments)
+        for one in assignments:
+            self._controls(one.group).set(one.full, one.value, self.updates + 1, SOURCE, reason)
+        for put in puts:
+            put()
+
+    def _controls(self, group: Group) -> Controls:
+        controls: Controls = self.optimizer.controls[group.index]
+        return controls
+
+    def _new_rates(self, assignments: Sequence[Assignment]) -> list[Put]:
+        """What is to be written to a framework's scheduler; an error if it would undo a change."""
+        puts = []
+        for one in assignments:
+            controls = self._controls(one.group)
+            native, where = controls.names.native(one.full), controls.where(one.full)
+            puts += new_rates(
+                self.scheduler, controls.store, one.group.index, native, one.value, where
+            )
+        return puts
+
+    def _try(self, assignments: Sequence[Assignment]) -> None:
+        """Set all on copies of the groups: what fails there fails before anything is changed."""
+        copies: dict[int, Controls] = {}
+        for one in assignments:
+            index = one.group.index
+            if index not in copies:
+                copies[index] = _detached(self._controls(one.group))
+            copies[index].set(one.full, one.value, self.updates + 1, SOURCE, "")
+
+    def keep(self, targets: Sequence[tuple[Group, str]]) -> Callable[[str], None]:
+        held = []
+        rates: list[Put] = []
+        for group, full in targets:
+            controls = self._controls(group)
+            raw = controls.raw(full)
+            driver = group.driver(full)
+            held.append((controls, full, raw if driver is None else driver, _number(raw)))
+            rates += kept_rates(
+                self.scheduler, controls.store, group.index, controls.names.native(full)
+            )
+
+        def put_back(reason: str) -> None:
+            for controls, full, value, number in held:
+                if hasattr(value, "fill_"):  # the tensor that its owner holds, with its number
+                    value.fill_(number)
+                controls.set(full, value, self.updates + 1, SOURCE, reason)
+            for put in rates:
+                put()
+
+        return put_back
+
+
+def _detached(controls: Controls) -> Controls:
+    """A copy whose changes reach nothing of the original's."""
+    made = copy.copy(controls)
+    made.store = {
+        key: float(value) if is_scalar_array(value) else value
+        for key, value in controls.store.items()
+    }
+    made.drivers, made.seen = dict(controls.drivers), dict(controls.seen)
+    made.journal = Journal()
+    return made
+
+
+def _number(value: Any) -> Any:
+    return float(value) if is_scalar_array(value) else value
+
+
+def _condition(when: Any) -> str:
+    return str(getattr(when, "text", None) or when.name)

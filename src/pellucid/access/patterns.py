@@ -1,0 +1,104 @@
+"""Paths such as ``group 1/weight_decay``: which groups, which names.
+
+A path splits at its last ``/``. On the left stands the optimizer's name (its class, or its
+rule's), a group's name, or a pattern of parameters, looked for in that order; on the right a
+canonical or a native name, of which canonical wins. Without a left side all groups are meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pellucid.access.errors import listed, no_such
+from pellucid.access.sources import Group, Source
+from pellucid.compose import matches
+
+__all__ = ["Found", "Selected", "find", "known_names", "select", "split"]
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A group that a path's left side names, and which of its parameters."""
+
+    group: Group
+    members: Sequence[str]
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a path means in one group: one name, or the components of a tuple such as betas."""
+
+    selected: Selected
+    fulls: Sequence[str]
+    name: str  # as it is shown: canonical, or the tuple's native name
+    is_tuple: bool
+
+    @property
+    def path(self) -> str:
+        return f"{self.selected.group.name}/{self.name}"
+
+
+def split(path: str) -> tuple[str | None, str]:
+    """The left side, None if there is none, and the name."""
+    if not isinstance(path, str):
+        raise TypeError(f"a path is text, such as 'group 0/learning_rate', got {path!r}")
+    left, slash, name = path.rpartition("/")
+    return (left if slash else None), name
+
+
+def select(source: Source, left: str | None, path: str) -> list[Selected]:
+    """The groups that the left side of a path names."""
+    groups = source.groups()
+    if left is None or left == source.name:
+        return [Selected(group, group.members, True) for group in groups]
+    for attribute in ("rule", "name"):
+        named = [group for group in groups if getattr(group, attribute) == left]
+        if named:
+            return [Selected(group, group.members, True) for group in named]
+    chosen = [(group, [one for one in group.members if matches(left, one)]) for group in groups]
+    found = [Selected(g, some, len(some) == len(g.members)) for g, some in chosen if some]
+    if found:
+        return found
+    raise no_such(
+        f"{path!r}: {left!r} is no optimizer, no group, and no pattern of a parameter's name",
+        left,
+        [
+            source.name,
+            *(group.rule for group in groups),
+            *(group.name for group in groups),
+            *(name for group in groups for name in group.members),
+        ],
+    )
+
+
+def known_names(groups: Sequence[Group]) -> list[str]:
+    """Canonical names of hyperparameters and options, then native ones."""
+    canonical = [full for group in groups for full in group.names.places]
+    return list(dict.fromkeys([*canonical, *(k for g in groups for k in g.names.keys())]))
+
+
+def find(source: Source, path: str) -> list[Found]:
+    """What a path of hyperparameters or options means, in each group that has it."""
+    left, name = split(path)
+    selected = select(source, left, path)
+    canonical = [one for one in selected if name in one.group.names.places]
+    if canonical:
+        return [Found(one, (name,), name, False) for one in canonical]
+    found = []
+    for one in selected:
+        places = one.group.names.places
+        fulls = one.group.names.canonical(name)
+        is_tuple = bool(fulls) and places[fulls[0]].key == name and places[fulls[0]].position is not None
+        if fulls:
+            found.append(Found(one, fulls, name if is_tuple else fulls[0], is_tuple))
+    if found:
+        return found
+    groups = [one.group for one in selected]
+    beginning = f"{path!r}: no hyperparameter or option {name!r}"
+    if any(name in (*group.names.slots, *group.names.slots.values()) for group in groups):
+        beginning += f"; it is state: view.state[{path!r}]"
+    elif left is not None and len(groups) < len(source.groups()):
+        beginning += f" in {listed(group.name for group in groups)}"
+    raise no_such(beginning, name, known_names(groups))

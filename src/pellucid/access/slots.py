@@ -1,0 +1,142 @@
+"""An optimizer's state by name: the live arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pellucid.access.errors import no_such
+from pellucid.access.patterns import select, split
+from pellucid.access.sources import Cell, Source
+from pellucid.ops import is_number
+
+__all__ = ["StateTable"]
+
+
+class StateTable(Mapping[str, Any]):
+    """All state that exists, by path: ``state["encoder.0.weight/first_moment"]``.
+
+    On the left of the last ``/`` stands a parameter's name, which gives the live array itself, or
+    the optimizer's name, a group's name or a pattern of parameters, which give a dict; on the
+    right a slot's canonical or native name (``exp_avg``). Without a left side all parameters are
+    meant. An assignment copies into the live arrays: a number, an array of the slot's shape and
+    dtype, or, for several, a dict as reading gives it.
+
+    Iterating gives the paths of everything there is: nothing before the first step.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __getitem__(self, path: str) -> Any:
+        cells, exact = self._find(path)
+        return cells[0].value if exact else {cell.path: cell.value for cell in cells}
+
+    def __setitem__(self, path: str, value: Any) -> None:
+        cells, exact = self._find(path)
+        if isinstance(value, Mapping):
+            paths = {cell.path for cell in cells}
+            if set(value) != paths:
+                raise ValueError(
+                    f"state[{path!r}] was given a dict with {', '.join(map(repr, value))}; allowed "
+                    f"is one with exactly the paths {', '.join(sorted(paths))}"
+                )
+            pairs = [(cell, value[cell.path]) for cell in cells]
+        elif exact or is_number(value):
+            pairs = [(cell, value) for cell in cells]
+        else:
+            raise ValueError(
+                f"state[{path!r}] is {len(cells)} arrays, given one {type(value).__name__}; "
+                "allowed is a number for all of them, or a dict from path to array"
+            )
+        for cell, one in pairs:
+            _check(cell, one)
+        for cell, one in pairs:
+            cell.put(one)
+
+    def __iter__(self) -> Iterator[str]:
+        return (cell.path for cell in self.cells())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return f"<state: {', '.join(self) or 'nothing before the first step'}>"
+
+    def cells(self) -> Iterator[Cell]:
+        """Everything that exists."""
+        source = self._source
+        for owner, _ in source.owners():
+            yield from (cell for cell in source.cells(owner) if cell.value is not None)
+        yield from (cell for cell in source.shared_cells() if cell.value is not None)
+
+    def _find(self, path: str) -> tuple[list[Cell], bool]:
+        """The cells that a path means, and whether its left side is the owner's exact name."""
+        left, name = split(path)
+        shared = self._source.shared_cells()
+        own: Sequence[Cell] = []
+        if left is not None:
+            own = [*self._source.cells(left), *(cell for cell in shared if cell.owner == left)]
+        cells = _named(own, name)
+        exact = bool(cells)
+        if not exact:
+            reached = self._reached(left, path) if not self._is_owner(left) else list(own)
+            if left is None:
+                reached += shared
+            cells = _named(reached, name)
+            own = reached
+        if not cells:
+            known = [full for cell in own for full in (cell.full, cell.native)]
+            raise no_such(f"{path!r}: no state {name!r}", name, known)
+        present = [cell for cell in cells if cell.value is not None]
+        if not present:
+            raise no_such(f"{path!r}: {cells[0].absent}", "", self)
+        return present, exact
+
+    def _is_owner(self, left: str | None) -> bool:
+        return left is not None and bool(self._source.cells(left))
+
+    def _reached(self, left: str | None, path: str) -> list[Cell]:
+        """The cells of all parameters that a left side means other than as a parameter's name."""
+        source = self._source
+        chosen = {one.group.index: set(one.members) for one in select(source, left, path)}
+        names = {group.index: list(group.members) for group in source.groups()}
+        found: list[Cell] = []
+        taken: dict[int, int] = {}
+        for owner, index in source.owners():
+            position = taken[index] = taken.get(index, -1) + 1
+            if index in chosen and names[index][position] in chosen[index]:
+                found.extend(source.cells(owner))
+        return found
+
+
+def _named(cells: Sequence[Cell], name: str) -> list[Cell]:
+    canonical = [cell for cell in cells if cell.full == name]
+    return canonical or [cell for cell in cells if cell.native == name]
+
+
+def _check(cell: Cell, value: Any) -> None:
+    """Raise unless a value fits where it is to be copied."""
+    held = cell.value
+    if is_number(value):
+        if not hasattr(held, "dtype") and not math.isfinite(value):
+            raise ValueError(f"{cell.path} is {value!r}; allowed is a finite number")
+        return
+    if not hasattr(held, "dtype"):
+        raise TypeError(f"{cell.path} is a number, given {type(value).__name__}: give a number")
+    kind = type(held)
+    if _library(value) != _library(held) or not hasattr(value, "shape"):
+        raise TypeError(
+            f"{cell.path} was given {type(value).__name__}; allowed is a number or a "
+            f"{kind.__module__}.{kind.__name__} of shape {tuple(held.shape)} and dtype {held.dtype}"
+        )
+    if tuple(value.shape) != tuple(held.shape) or value.dtype != held.dtype:
+        raise ValueError(
+            f"{cell.path} has shape {tuple(held.shape)} and dtype {held.dtype}; the given array has "
+            f"{tuple(value.shape)} and {value.dtype}: they must be the same"
+        )
+
+
+def _library(array: Any) -> str:
+    return type(array).__module__.partition(".")[0]
