@@ -96,7 +96,6 @@ class Controls:
         self.seen: dict[str, Any] = {}
         self._last: tuple[Any, Reading] | None = None
         self._keys = names.keys()
-        self.scheduler = False  # whether a scheduler of the framework drives this group
         self._begin(given)
 
     # -- construction ----------------------------------------------------------------------
@@ -221,8 +220,13 @@ class Controls:
             if _float(value) == _float(old):
                 return
             value, old = _float(value), _float(old)
-        source = "framework scheduler" if self.scheduler else "direct write"
+        source = "framework scheduler" if self.scheduled(full) else "direct write"
         reading.changes.append(Change(updates + 1, self.label, full, old, _shown(value), source))
+
+    def scheduled(self, full: str) -> bool:
+        """Whether a scheduler of the framework drives a value, as the keys that it left show."""
+        native = self.names.native(full)
+        return any(key in self.store and native in names for key, names in SCHEDULED.items())
 
     def _check_keys(self) -> None:
         """Keys of others are theirs; a near miss of one of ours is a mistake."""
@@ -276,7 +280,11 @@ class Controls:
             before = self.drivers.pop(full, None)
             self.drivers[full] = checked
             try:
-                number = self._driven(full, step - 1, {f: _float(v) for f, v in self.seen.items()})
+                refs = {f: d for f, d in self.drivers.items() if isinstance(d, Ref)}
+                values = {f: _float(v) for f, v in self.seen.items()} | refs
+                for tied in refs.keys() - {full}:
+                    self._driven(tied, step - 1, values)  # it must not now refer to a ref
+                number = self._driven(full, step - 1, values)
             except Exception:
                 self.drivers.pop(full)
                 if before is not None:
@@ -317,6 +325,12 @@ class Controls:
         self.drivers = {full: revive(value) for full, value in state.items()}
         self._last = None
 
+
+SCHEDULED: dict[str, tuple[str, ...]] = {
+    "initial_lr": ("lr",),
+    "base_momentum": ("momentum", "betas[0]"),
+}
+"""Keys that torch's schedulers put into a group, and the native names that they then drive."""
 
 FOREIGN: set[str] = {"params", "param_names", "name"}
 """Keys of a group dict that are never hyperparameters."""

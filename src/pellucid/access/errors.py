@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 __all__ = ["UnknownNameError", "listed", "no_such"]
 
-SHOWN = 12
+SHOWN = 30
 
 
 class UnknownNameError(KeyError):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from pellucid.access.rates import Put, check_scheduler, kept_rates, new_rates, scheduler_of
-from pellucid.access.sources import Assignment, Cell, Group
+from pellucid.access.rates import Put, check_scheduler, kept_rates, new_rates
+from pellucid.access.sources import Assignment, Cell, Group, Owner
 from pellucid.changes import Journal
 from pellucid.controls import Controls, Names
 from pellucid.declare import Ref, is_scalar_array
@@ -73,9 +73,11 @@ class HostGroup:
             return None
         return driver
 
-    def driven_by(self, full: str) -> str:
-        native = self.controls.names.native(full)
-        return scheduler_of(self.controls.store, native, self.source.scheduler)
+    def scheduler(self, full: str) -> str:
+        if not self.controls.scheduled(full):
+            return ""
+        given = self.source.scheduler
+        return "an LR scheduler" if given is None else type(given).__name__
 
 
 class HostSource:
@@ -110,39 +112,31 @@ class HostSource:
 
     # -- state -----------------------------------------------------------------------------
 
-    def _labelled(self) -> dict[str, Entry]:
-        """Parameters by name; of those that share a name, the later ones are numbered."""
-        found: dict[str, Entry] = {}
+    def owners(self) -> list[Owner]:
+        found: list[Owner] = []
+        taken: set[str] = set()
         for entry in self.optimizer.entries:
-            taken = entry.name in found
-            found[f"{entry.name} ({entry.index})" if taken else entry.name] = entry
+            label = f"{entry.name} ({entry.index})" if entry.name in taken else entry.name
+            taken.add(label)
+            found.append(Owner(label, entry.name, entry.group, entry))
         return found
 
-    def owners(self) -> list[tuple[str, int]]:
-        return [(label, entry.group) for label, entry in self._labelled().items()]
-
-    def cells(self, owner: str) -> list[Cell]:
-        entry = self._labelled().get(owner)
-        return [] if entry is None else list(self._cells(owner, entry))
-
-    def _cells(self, owner: str, entry: Entry) -> Iterator[Cell]:
-        names = self.optimizer.controls[entry.group].names
-        held = self._held(entry)
+    def cells(self, owner: Owner) -> list[Cell]:
+        entry: Entry = owner.parameter
+        names, held = self.optimizer.controls[entry.group].names, self._held(entry)
+        found = []
         for full, (_, declared) in entry.pipeline.slots.items():
-            if declared.scope == "parameter":
-                native = names.slots[full]
-                why = f"{full} of {owner!r} does not exist " + (
-                    "before the parameter's first update"
-                    if not held
-                    else f"as long as {_condition(declared.when)} does not hold"
-                    if declared.when is not None
-                    else "before the parameter's next update"
-                )
-                value = held.get(native)
-                yield Cell(owner, full, native, value, why, partial(self._put, value))
+            if declared.scope != "parameter":
+                continue
+            native = names.slots[full]
+            value = held.get(native)
+            why = f"{full} of {owner.label!r} does not exist {_until(declared.when, bool(held))}"
+            found.append(Cell(owner.label, full, native, value, why, partial(self._put, value)))
         for native, value in held.items():  # such as torch's own count of steps
             if native not in names.slots.values() and hasattr(value, "dtype"):
-                yield Cell(owner, native, native, value, "", partial(self._put, value))
+                put = partial(self._put, value)
+                found.append(Cell(owner.label, native, native, value, "", put))
+        return found
 
     def _held(self, entry: Entry) -> dict[str, Any]:
         """A parameter's slots by native name; torch keys its state by the parameter itself."""
@@ -171,7 +165,7 @@ class HostSource:
         for (ordinal, full), label in first.items():
             owner = self.name if times[full] == 1 else label
             value = self.optimizer.shared.get((ordinal, full))
-            why = f"{full} does not exist before the first update"
+            why = f"{full} does not exist before the first update: call step() first"
             found.append(Cell(owner, full, full, value, why, partial(self._share, ordinal, full)))
         return found
 
@@ -194,14 +188,13 @@ class HostSource:
 
     def _new_rates(self, assignments: Sequence[Assignment]) -> list[Put]:
         """What is to be written to a framework's scheduler; an error if it would undo a change."""
-        puts = []
-        for one in assignments:
-            controls = self._controls(one.group)
-            native, where = controls.names.native(one.full), controls.where(one.full)
-            puts += new_rates(
-                self.scheduler, controls.store, one.group.index, native, one.value, where
+        return [
+            put
+            for one in assignments
+            for put in new_rates(
+                self.scheduler, self._controls(one.group), one.group.index, one.full, one.value
             )
-        return puts
+        ]
 
     def _try(self, assignments: Sequence[Assignment]) -> None:
         """Set all on copies of the groups: what fails there fails before anything is changed."""
@@ -220,9 +213,7 @@ class HostSource:
             raw = controls.raw(full)
             driver = group.driver(full)
             held.append((controls, full, raw if driver is None else driver, _number(raw)))
-            rates += kept_rates(
-                self.scheduler, controls.store, group.index, controls.names.native(full)
-            )
+            rates += kept_rates(self.scheduler, controls, group.index, full)
 
         def put_back(reason: str) -> None:
             for controls, full, value, number in held:
@@ -251,5 +242,10 @@ def _number(value: Any) -> Any:
     return float(value) if is_scalar_array(value) else value
 
 
-def _condition(when: Any) -> str:
-    return str(getattr(when, "text", None) or when.name)
+def _until(when: Any, begun: bool) -> str:
+    """Since when a slot will be there."""
+    if not begun:
+        return "before the parameter's first update: call step() first"
+    if when is None:
+        return "before the parameter's next update: call step() first"
+    return f"as long as {getattr(when, 'text', None) or when.name} does not hold"

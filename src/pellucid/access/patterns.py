@@ -76,7 +76,8 @@ def select(source: Source, left: str | None, path: str) -> list[Selected]:
 def known_names(groups: Sequence[Group]) -> list[str]:
     """Canonical names of hyperparameters and options, then native ones."""
     canonical = [full for group in groups for full in group.names.places]
-    return list(dict.fromkeys([*canonical, *(k for g in groups for k in g.names.keys())]))
+    native = [key for group in groups for key in group.names.keys()]  # noqa: SIM118  # no dict
+    return list(dict.fromkeys([*canonical, *native]))
 
 
 def find(source: Source, path: str) -> list[Found]:
@@ -90,8 +91,9 @@ def find(source: Source, path: str) -> list[Found]:
     for one in selected:
         places = one.group.names.places
         fulls = one.group.names.canonical(name)
-        is_tuple = bool(fulls) and places[fulls[0]].key == name and places[fulls[0]].position is not None
         if fulls:
+            first = places[fulls[0]]
+            is_tuple = first.key == name and first.position is not None
             found.append(Found(one, fulls, name if is_tuple else fulls[0], is_tuple))
     if found:
         return found

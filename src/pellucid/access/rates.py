@@ -23,15 +23,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from pellucid.controls import Controls
 from pellucid.declare import is_scalar_array
 from pellucid.ops import is_number
 
-__all__ = ["Put", "check_scheduler", "kept_rates", "new_rates", "scheduler_of"]
+__all__ = ["Put", "check_scheduler", "kept_rates", "new_rates"]
 
 RATE, INITIAL, LAST = "lr", "initial_lr", "_last_lr"
-CYCLED = ("momentum", "betas[0]")
-"""What CyclicLR and OneCycleLR move beside the rate, if the group has ``base_momentum``."""
-
 LISTS = ("base_lrs", "max_lrs")
 """Attributes of schedulers that hold a rate for each group."""
 
@@ -71,44 +69,36 @@ def check_scheduler(scheduler: Any, optimizer: Any) -> None:
         )
 
 
-def scheduler_of(group: Any, native: str, scheduler: Any) -> str:
-    """Who overwrites a value of a group at each step of the scheduler, in words; or nothing."""
-    if native == RATE and (scheduler is not None or INITIAL in group):
-        return type(scheduler).__name__ if scheduler is not None else "an LR scheduler"
-    return "an LR scheduler" if _cycled(group, native) else ""
-
-
-def new_rates(
-    scheduler: Any, group: Any, index: int, native: str, value: Any, where: str
-) -> list[Put]:
-    """What is to be written beside a group's new value.
+def new_rates(scheduler: Any, controls: Controls, index: int, full: str, value: Any) -> list[Put]:
+    """What is to be written beside the new value of the group number ``index``.
 
     Raises:
         ValueError: a scheduler would overwrite the value, or cannot go on from it.
     """
-    if _cycled(group, native):
-        raise ValueError(
-            f"{where} is cycled by the LR scheduler between the group's 'base_momentum' and "
-            "'max_momentum', which would overwrite the change: construct the scheduler with other "
-            "bounds or cycle_momentum=False (or delete both keys, if no scheduler is at work)"
-        )
-    if native != RATE:
+    group, where = controls.store, controls.where(full)
+    if not _is_rate(controls, full):
+        if controls.scheduled(full):
+            raise ValueError(
+                f"{where} is cycled by an LR scheduler between the group's 'base_momentum' and "
+                "'max_momentum', which would overwrite the change: construct the scheduler with "
+                "other bounds or cycle_momentum=False (or delete both keys, if none is at work)"
+            )
         return []
     if scheduler is None:
-        if INITIAL not in group:
-            return []
-        raise ValueError(
-            f"{where} is driven by an LR scheduler (the group has 'initial_lr'), which would "
-            "overwrite the change: use pellucid.view(optimizer, scheduler=...), which changes its "
-            "base rate too (or delete the key 'initial_lr', if no scheduler is at work)"
-        )
+        if controls.scheduled(full):
+            raise ValueError(
+                f"{where} is driven by an LR scheduler (the group has 'initial_lr'), which would "
+                "overwrite the change: use pellucid.view(optimizer, scheduler=...), which changes "
+                "its base rate too (or delete the key 'initial_lr', if none is at work)"
+            )
+        return []
     if not is_number(value) and not is_scalar_array(value):
         raise ValueError(
             f"{where} is driven by {type(scheduler).__name__}; allowed is a number, got {value!r}: "
             "two schedules would overwrite each other"
         )
     rates = list(_rates(scheduler, group, index))
-    if INITIAL in group and all(holder is group for holder, _ in rates):
+    if controls.scheduled(full) and all(holder is group for holder, _ in rates):
         raise ValueError(
             f"{where}: {type(scheduler).__name__} has no base rate for this group, so another "
             "scheduler drives it ('initial_lr' is there): give that one as scheduler="
@@ -119,11 +109,12 @@ def new_rates(
     return puts
 
 
-def kept_rates(scheduler: Any, group: Any, index: int, native: str) -> list[Put]:
+def kept_rates(scheduler: Any, controls: Controls, index: int, full: str) -> list[Put]:
     """What puts the rates beside a group's value back to what they are now."""
-    if native != RATE or scheduler is None:
+    if scheduler is None or not _is_rate(controls, full):
         return []
-    places = [*_rates(scheduler, group, index), *((one, index) for one in _last(scheduler, index))]
+    last = [(held, index) for held in _last(scheduler, index)]
+    places = [*_rates(scheduler, controls.store, index), *last]
     return [Put(holder, key, float(holder[key])) for holder, key in places]
 
 
@@ -198,8 +189,8 @@ def _active(scheduler: Any) -> Any:
     return None
 
 
-def _cycled(group: Any, native: str) -> bool:
-    return native in CYCLED and "base_momentum" in group
+def _is_rate(controls: Controls, full: str) -> bool:
+    return controls.names.places[full].key == RATE
 
 
 def _is(scheduler: Any, name: str) -> bool:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pellucid.access.errors import no_such
+from pellucid.access.errors import UnknownNameError, no_such
 from pellucid.access.patterns import select, split
-from pellucid.access.sources import Cell, Source
+from pellucid.access.sources import Cell, Owner, Source
 from pellucid.ops import is_number
 
 __all__ = ["StateTable"]
@@ -67,48 +67,40 @@ class StateTable(Mapping[str, Any]):
     def cells(self) -> Iterator[Cell]:
         """Everything that exists."""
         source = self._source
-        for owner, _ in source.owners():
+        for owner in source.owners():
             yield from (cell for cell in source.cells(owner) if cell.value is not None)
         yield from (cell for cell in source.shared_cells() if cell.value is not None)
 
     def _find(self, path: str) -> tuple[list[Cell], bool]:
         """The cells that a path means, and whether its left side is the owner's exact name."""
+        source = self._source
         left, name = split(path)
-        shared = self._source.shared_cells()
-        own: Sequence[Cell] = []
-        if left is not None:
-            own = [*self._source.cells(left), *(cell for cell in shared if cell.owner == left)]
-        cells = _named(own, name)
-        exact = bool(cells)
-        if not exact:
-            reached = self._reached(left, path) if not self._is_owner(left) else list(own)
-            if left is None:
-                reached += shared
-            cells = _named(reached, name)
-            own = reached
+        owners, shared = source.owners(), source.shared_cells()
+        exact = [owner for owner in owners if owner.label == left]
+        own = [cell for cell in shared if cell.owner == left]
+        own += [cell for owner in exact for cell in source.cells(owner)]
+        cells, is_one = _named(own, name), True
+        if not cells and not exact:
+            own, is_one = self._reached(left, path, owners), False
+            own += shared if left is None else []
+            cells = _named(own, name)
         if not cells:
             known = [full for cell in own for full in (cell.full, cell.native)]
             raise no_such(f"{path!r}: no state {name!r}", name, known)
         present = [cell for cell in cells if cell.value is not None]
         if not present:
-            raise no_such(f"{path!r}: {cells[0].absent}", "", self)
-        return present, exact
+            raise UnknownNameError(f"{path!r}: {cells[0].absent}")
+        return present, is_one
 
-    def _is_owner(self, left: str | None) -> bool:
-        return left is not None and bool(self._source.cells(left))
-
-    def _reached(self, left: str | None, path: str) -> list[Cell]:
-        """The cells of all parameters that a left side means other than as a parameter's name."""
-        source = self._source
-        chosen = {one.group.index: set(one.members) for one in select(source, left, path)}
-        names = {group.index: list(group.members) for group in source.groups()}
-        found: list[Cell] = []
-        taken: dict[int, int] = {}
-        for owner, index in source.owners():
-            position = taken[index] = taken.get(index, -1) + 1
-            if index in chosen and names[index][position] in chosen[index]:
-                found.extend(source.cells(owner))
-        return found
+    def _reached(self, left: str | None, path: str, owners: Sequence[Owner]) -> list[Cell]:
+        """The cells of all parameters of which a left side is not the exact name."""
+        chosen = {one.group.index: set(one.members) for one in select(self._source, left, path)}
+        return [
+            cell
+            for owner in owners
+            if owner.name in chosen.get(owner.group, ())
+            for cell in self._source.cells(owner)
+        ]
 
 
 def _named(cells: Sequence[Cell], name: str) -> list[Cell]:
@@ -133,8 +125,8 @@ def _check(cell: Cell, value: Any) -> None:
         )
     if tuple(value.shape) != tuple(held.shape) or value.dtype != held.dtype:
         raise ValueError(
-            f"{cell.path} has shape {tuple(held.shape)} and dtype {held.dtype}; the given array has "
-            f"{tuple(value.shape)} and {value.dtype}: they must be the same"
+            f"{cell.path} has shape {tuple(held.shape)} and dtype {held.dtype}; the given array "
+            f"has {tuple(value.shape)} and {value.dtype}: they must be the same"
         )
 
 

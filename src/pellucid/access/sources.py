@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from pellucid.changes import Journal
 from pellucid.controls import Names
 
-__all__ = ["Assignment", "Cell", "Group", "Source", "source_of"]
+__all__ = ["Assignment", "Cell", "Group", "Owner", "Source", "source_of"]
 
 
 class Group(Protocol):
@@ -43,8 +43,8 @@ class Group(Protocol):
     def driver(self, full: str) -> Any:
         """The schedule, callable or `ref` that a hyperparameter follows, or None."""
 
-    def driven_by(self, full: str) -> str:
-        """A scheduler of the framework that overwrites this value, in words; or nothing."""
+    def scheduler(self, full: str) -> str:
+        """The framework's scheduler that overwrites this value, in words; or nothing."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,20 @@ class Assignment:
 
 
 @dataclass(frozen=True)
+class Owner:
+    """A parameter, as the owner of state."""
+
+    label: str  # its name; of those that share a name, the later ones are numbered
+    name: str
+    group: int
+    parameter: Any
+
+
+@dataclass(frozen=True)
 class Cell:
     """One piece of state: a slot of a parameter, or of the optimizer."""
 
-    owner: str  # the parameter's name, or the optimizer's
+    owner: str  # the parameter's label, or the optimizer's name
     full: str
     native: str
     value: Any  # the live array, a number, or None: not there
@@ -95,11 +105,11 @@ class Source(Protocol):
 
     def groups(self) -> Sequence[Group]: ...
 
-    def owners(self) -> Sequence[tuple[str, int]]:
-        """Names of the parameters, each once, and their groups' indices."""
+    def owners(self) -> Sequence[Owner]:
+        """All parameters."""
 
-    def cells(self, owner: str) -> Sequence[Cell]:
-        """All slots that a parameter may have; none for a name that is no parameter's."""
+    def cells(self, owner: Owner) -> Sequence[Cell]:
+        """All slots that a parameter may have."""
 
     def shared_cells(self) -> Sequence[Cell]:
         """State that all parameters share."""
