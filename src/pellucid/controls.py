@@ -46,7 +46,7 @@ class Names:
         place = self.places[full]
         return place.key if place.position is None else f"{place.key}[{place.position}]"
 
-    def keys(self) -> list[str]:
+    def native_keys(self) -> list[str]:
         """All native keys, once each, in order."""
         return list(dict.fromkeys(place.key for place in self.places.values()))
 
@@ -95,7 +95,7 @@ class Controls:
         self.drivers: dict[str, Any] = {}
         self.seen: dict[str, Any] = {}
         self._last: tuple[Any, Reading] | None = None
-        self._keys = names.keys()
+        self._keys = names.native_keys()
         self._begin(given)
 
     # -- construction ----------------------------------------------------------------------
@@ -156,7 +156,7 @@ class Controls:
         """Put a value where the framework keeps it."""
         place = self.names.places[full]
         if place.position is None:
-            old = self.store.get(place.key)
+            old: Any = self.store.get(place.key)
             if is_scalar_array(old) and hasattr(old, "fill_") and not is_scalar_array(value):
                 old.fill_(value)  # a tensor stays the tensor that its owner holds
             else:
@@ -356,7 +356,7 @@ def overrides(
             continue
         fulls = names.canonical(key)
         if not fulls:
-            known = [*names.keys(), *(n for n in names.places if n not in names.keys())]
+            known = list(dict.fromkeys([*names.native_keys(), *names.places]))
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise HyperparameterError(

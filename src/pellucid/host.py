@@ -90,7 +90,8 @@ class Host:
         if self.transformers:
             gradients = self._transformed(gradients)
         numbers = {name: value for name, value in extras.items() if is_number(value)}
-        step = Step([reading.values for reading in readings], self.updates, self._shared_slots(readings), numbers)
+        values = [reading.values for reading in readings]
+        step = Step(values, self.updates, self._shared_slots(readings), numbers)
         if not self.compiled:
             done = self._interpreted(gradients, readings, step, extras)
         else:
@@ -284,7 +285,8 @@ class Host:
         self, gradients: dict[int, Any], params: Mapping[int, Any]
     ) -> dict[int, Any]:
         owner = {id(params[entry.index]): entry for entry in self.entries}
-        pairs = [(gradients[e.index], params[e.index]) for e in self.entries if e.index in gradients]
+        active = [entry.index for entry in self.entries if entry.index in gradients]
+        pairs = [(gradients[index], params[index]) for index in active]
         allowed = {id(param) for _, param in pairs}
         for function in self.transformers:
             pairs = _checked_pairs(function, list(function(pairs)), allowed, owner)

@@ -265,7 +265,7 @@ def _call(name: str, *args: Any, over: Over | None = None) -> Any:
 def _checked_over(over: str) -> Over:
     if over not in OVER:
         raise RuleError(f"over must be one of {', '.join(OVER)}, got {over!r}")
-    return cast(Over, over)
+    return over
 
 
 def sqrt(x: Any) -> Any:

@@ -112,6 +112,10 @@ class Stage:
     declared: ClassVar[Declarations] = Declarations()
     kind: ClassVar[str] = "stage"
     _takes: ClassVar[tuple[str, ...]] = ()
+    _context: Context | None
+    _name: str | None
+    _every: int
+    _values: dict[str, Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -310,7 +314,7 @@ def _mro_names(cls: type) -> set[str]:
 
 def _signature(cls: type[Stage]) -> inspect.Signature:
     parameter = inspect.Parameter
-    positional = []
+    positional: list[inspect.Parameter] = []
     must_name = False
     for name, declared in cls.declared.hypers.items():
         default = parameter.empty if declared.default is REQUIRED else declared.default

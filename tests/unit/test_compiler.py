@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import pellucid.numpy
-from pellucid import Rule, chain, clip_by_global_norm, hyper, ops, slot
+from pellucid import Rule, hyper, ops, slot
 from pellucid.fuse.engine import slot_shape
 from pellucid.fuse.graph import Rank, join, reduced
 from pellucid.fuse.interpret import NumpyNamespace, random_numbers

@@ -76,7 +76,7 @@ def select(source: Source, left: str | None, path: str) -> list[Selected]:
 def known_names(groups: Sequence[Group]) -> list[str]:
     """Canonical names of hyperparameters and options, then native ones."""
     canonical = [full for group in groups for full in group.names.places]
-    native = [key for group in groups for key in group.names.keys()]  # noqa: SIM118  # no dict
+    native = [key for group in groups for key in group.names.native_keys()]
     return list(dict.fromkeys([*canonical, *native]))
 
 

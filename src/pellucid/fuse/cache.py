@@ -113,7 +113,9 @@ def _load(path: Path, dispatcher: Any, signature: Any) -> bool:
     context = dispatcher.targetctx
     context.refresh()
     try:
-        result = compiler.CompileResult._rebuild(context, *pickle.loads(payload))
+        result = compiler.CompileResult._rebuild(  # type: ignore[no-untyped-call]
+            context, *pickle.loads(payload)
+        )
         context.insert_user_function(result.entry_point, result.fndesc, [result.library])
         dispatcher.add_overload(result)
     except Exception:  # whatever a foreign file makes Numba raise: compile again
@@ -125,7 +127,7 @@ def _save(path: Path, dispatcher: Any) -> None:
     from numba.core import serialize
 
     result = next(iter(dispatcher.overloads.values()))
-    payload = serialize.dumps(result._reduce())
+    payload = serialize.dumps(result._reduce())  # type: ignore[no-untyped-call]
     try:
         _write_whole(path, hashlib.sha256(payload).digest() + payload)
     except OSError:

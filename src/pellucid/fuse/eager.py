@@ -180,7 +180,7 @@ class LineByLine:
         """What the stage's update returns for these arrays."""
         self.inputs = inputs
         with computing_with(self):
-            return self.stage._bare(self).update(*inputs)  # type: ignore[attr-defined]
+            return self.stage._bare(self).update(*inputs)
 
 
 def _line_by_line(host: Host, tensor: Tensor, whole: Step, asleep: frozenset[str]) -> None:

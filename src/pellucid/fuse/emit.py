@@ -65,9 +65,10 @@ class _Names:
 
 RESERVED = (
     *ARGUMENTS.split(", "),
-    *"T c t r i j row base start count columns_ at math float int abs range".split(),
-    *"add_in_any_order square_wide zero_bits bits_of_abs larger from_bits".split(),
-    *"larger_or_nan uniform_at normal_at sign_of".split(),
+    *["T", "c", "t", "r", "i", "j", "row", "base", "start", "count", "columns_", "at"],
+    *["math", "float", "int", "abs", "range"],
+    *["add_in_any_order", "square_wide", "zero_bits", "bits_of_abs", "larger", "from_bits"],
+    *["larger_or_nan", "uniform_at", "normal_at", "sign_of"],
 )
 
 
@@ -90,7 +91,7 @@ class PassWriter:
 
     def __init__(self, one: Pass, layout: Layout, target: Target) -> None:
         self.one, self.layout, self.target = one, layout, target
-        self.names = _Names({name: 1 for name in RESERVED})
+        self.names = _Names(dict.fromkeys(RESERVED, 1))
         self.cast: dict[int, str] = {}
         self.lines: list[str] = []
         self.indent = 1
@@ -478,7 +479,7 @@ def emit_scalars(segmented: Segmented, wanted: list[Node], target: Target, name:
 
     Its arguments are mappings from names to numbers, and the totals over all tensors by key.
     """
-    names = _Names({name: 1 for name in ("hypers", "step", "shared", "extras", "sizes", "totals")})
+    names = _Names(dict.fromkeys(("hypers", "step", "shared", "extras", "sizes", "totals"), 1))
     names.taken["step"] = 0
     lines = [f"def {name}(hypers, step, shared, extras, sizes, totals):"]
     seen: dict[int, Node] = {}

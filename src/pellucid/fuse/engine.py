@@ -36,7 +36,9 @@ class Backend(Protocol):
 
     def address(self, array: Any) -> int: ...
 
-    def slot(self, param: Any, shape: tuple[int, ...], kind: str, dtype: str | None, fill: float) -> Any:
+    def slot(
+        self, param: Any, shape: tuple[int, ...], kind: str, dtype: str | None, fill: float
+    ) -> Any:
         """A new array for a slot: laid out as the parameter if it has its shape."""
 
     def like(self, param: Any, array: Any) -> Any:
@@ -104,7 +106,7 @@ def rows_outermost(shape: Sequence[int], strides: Sequence[int]) -> bool:
 
 
 def same_layout(shape: Sequence[int], one: Sequence[int], other: Sequence[int]) -> bool:
-    """Whether two arrays of this shape lie alike; the stride of an axis of length 1 is no matter."""
+    """Whether two arrays of a shape lie alike; strides of axes of length 1 are no matter."""
     return 0 in shape or all(
         a == b for a, b, length in zip(one, other, shape, strict=True) if length != 1
     )

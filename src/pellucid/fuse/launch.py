@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy
@@ -54,13 +55,18 @@ class Member:
 
 # -- helpers that run compiled ---------------------------------------------------------------
 
+T: Any  # these names are the compiler's: see `pellucid.fuse.runtime.namespace`
+load_0: Any
+pointer_0: Any
+store_0: Any
+
 
 def scan_steps(table, column, groups, rows, pairs):  # type: ignore[no-untyped-def]
     """Give each tensor the row of its (group, step); the number of different pairs."""
     count = 0
     found = 0
     for t in range(table.shape[0]):
-        step = int(load_0(pointer_0(table[t, column]), 0)) + 1  # noqa: F821
+        step = int(load_0(pointer_0(table[t, column]), 0)) + 1
         group = groups[t]
         if not (found < count and pairs[found, 0] == group and pairs[found, 1] == step):
             found = 0
@@ -79,8 +85,8 @@ def scan_steps(table, column, groups, rows, pairs):  # type: ignore[no-untyped-d
 def advance_steps(table, column):  # type: ignore[no-untyped-def]
     """Add one to each tensor's step counter."""
     for t in range(table.shape[0]):
-        at = pointer_0(table[t, column])  # noqa: F821
-        store_0(at, 0, load_0(at, 0) + T(1.0))  # noqa: F821
+        at = pointer_0(table[t, column])
+        store_0(at, 0, load_0(at, 0) + T(1.0))
 
 
 def combine(partials, spans, kinds, columns, totals, overall):  # type: ignore[no-untyped-def]
@@ -160,11 +166,15 @@ class Chunks:
         wanted = numpy.arange(1, 4 * count) * (total / (4 * count))
         cuts = numpy.unique(numpy.searchsorted(ends, wanted) + 1)
         edges = [0, *(int(cut) for cut in cuts if cut < len(self.table)), len(self.table)]
-        return list(zip(edges, edges[1:], strict=False))
+        return list(pairwise(edges))
 
 
-def _chunks(members: Sequence[Member], how: Callable[[Member], list[tuple[int, int, int]]]) -> Chunks:
-    pieces, spans, work = [], [], []
+def _chunks(
+    members: Sequence[Member], how: Callable[[Member], list[tuple[int, int, int]]]
+) -> Chunks:
+    pieces: list[tuple[int, int, int]] = []
+    spans: list[tuple[int, int]] = []
+    work: list[int] = []
     for number, member in enumerate(members):
         first = len(pieces)
         for start, count, elements in how(member):
@@ -312,6 +322,7 @@ class Table:
 
     def cut(self, one: Pass) -> Chunks:
         how: Any
+        key: tuple[Any, ...]
         if one.kind == "columns":
             whole = any(node.rank == Rank.ROW for node in one.nodes)
             key, how = ("columns", whole), _by_column(whole)

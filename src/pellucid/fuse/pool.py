@@ -71,7 +71,10 @@ class _Pool:
         with self.lock:
             while self.started < wanted:
                 name = f"pellucid-{self.started}"
-                threading.Thread(target=self._serve, args=(self.jobs,), name=name, daemon=True).start()
+                serve = threading.Thread(
+                    target=self._serve, args=(self.jobs,), name=name, daemon=True
+                )
+                serve.start()
                 self.started += 1
 
     @staticmethod

@@ -13,12 +13,12 @@ from functools import cached_property
 from typing import Any
 
 from pellucid.compose import Pipeline
-from pellucid.fuse.cache import compiled, source_file
+from pellucid.fuse.cache import compiled
 from pellucid.fuse.emit import Layout, emit_pass, emit_scalars
 from pellucid.fuse.emit_numba import HOST, HOST_NAMES, NUMBA
 from pellucid.fuse.graph import Node, Rank
-from pellucid.fuse.segment import Pass, Segmented, segment, splits
-from pellucid.fuse.trace import NdimAsked, Traced, Variant, trace, traced_init
+from pellucid.fuse.segment import Pass, Segmented, segment
+from pellucid.fuse.trace import NdimAsked, Traced, Variant, trace
 
 __all__ = ["Program", "program", "runtime_function"]
 
@@ -37,10 +37,14 @@ class Program:
     """All kernels of a pipeline's variant, with the layout of the tables that they read."""
 
     def __init__(
-        self, pipeline: Pipeline, variant: Variant, compute: str, storage: tuple[tuple[str, str], ...]
+        self,
+        pipeline: Pipeline,
+        variant: Variant,
+        compute: str,
+        storage: tuple[tuple[str, str], ...],
     ) -> None:
         self.pipeline, self.variant, self.compute = pipeline, variant, compute
-        self.segmented: Segmented = segment(traced_pipeline(pipeline, variant))
+        self.segmented: Segmented = segment(trace(pipeline, variant))
         self.storage = dict(storage)  # slots whose type differs from the compute type
         self.layout = self._layout()
 
@@ -53,6 +57,7 @@ class Program:
         return self.segmented.passes
 
     def _layout(self) -> Layout:
+        compute = self.compute
         pointers: dict[tuple[str, str | None], int] = {("param", None): 0, ("grad", None): 1}
         for name, _ in self.variant.slots:
             pointers["slot", name] = len(pointers)
@@ -60,8 +65,8 @@ class Program:
             if declared.shape == "param":
                 pointers["extra", name] = len(pointers)
         storage = {
-            column: self.storage.get(key[1] or "", self.compute) if key[0] == "slot" else self.compute
-            for key, column in pointers.items()
+            column: self.storage.get(name or "", compute) if op == "slot" else compute
+            for (op, name), column in pointers.items()
         }
         totals: dict[int, int] = {}
         count = 0
@@ -165,11 +170,6 @@ class Program:
         return made
 
 
-def traced_pipeline(pipeline: Pipeline, variant: Variant) -> Traced:
-    """The trace of a variant whose ``ndim`` is None unless the update asks for it."""
-    return trace(pipeline, variant)
-
-
 _programs: dict[tuple[Any, ...], Program] = {}
 
 
@@ -181,7 +181,7 @@ def program(
     storage: tuple[tuple[str, str], ...] = (),
 ) -> Program:
     """The program of a pipeline's variant; made once for each pipeline object."""
-    key = (id(pipeline), variant, compute, storage)
+    key: tuple[Any, ...] = (id(pipeline), variant, compute, storage)
     kept = _programs.get(key)
     if kept is None:
         kept = _programs.get((*key, ndim))
@@ -211,5 +211,3 @@ def runtime_function(function: Callable[..., Any], signature: Any) -> Any:
         runtime.FLAGS,
     )
 
-
-__all__ += ["source_file", "splits", "traced_init"]

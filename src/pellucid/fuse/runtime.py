@@ -28,7 +28,7 @@ _FLOATS = float64[:, ::1]
 SIGNATURE = types.void(
     int64, int64, _INTS, _INTS, int64[::1], int64[::1], _INTS, _FLOATS, _FLOATS, _FLOATS, int64[::1]
 )
-_TYPES = {"float32": float32, "float64": float64, "int64": int64}
+_TYPES: dict[str, Any] = {"float32": float32, "float64": float64, "int64": int64}
 _LLVM = {"float32": ir.FloatType(), "float64": ir.DoubleType(), "int64": ir.IntType(64)}
 _WIDTHS = ("float32", "float64")
 COLUMNS = 64  # alias scopes that a kernel can tell apart
@@ -54,7 +54,7 @@ def access(dtype: str, column: int) -> tuple[Any, Any, Any]:
     the metadata tells LLVM: without it loops over many arrays are not vectorized.
     """
     element, kind = _TYPES[dtype], _LLVM[dtype]
-    pointer_type = types.CPointer(element)
+    pointer_type = types.CPointer(element)  # type: ignore[no-untyped-call]
 
     @intrinsic
     def pointer(_: Any, address: Any) -> Any:
@@ -208,7 +208,7 @@ _uniform_of = njit(counter.uniform_of)
 
 @njit
 def _uniform_at(seed: int, stream: int, parameter: int, step: int, element: int) -> float:
-    return _uniform_of(_words(seed, stream, parameter, step, element))
+    return _uniform_of(_words(seed, stream, parameter, step, element))  # type: ignore[no-any-return]
 
 
 _UNIT, _TWO_PI = counter.UNIT, counter.TWO_PI

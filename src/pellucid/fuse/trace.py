@@ -231,7 +231,7 @@ class Tracer:
         """The node that the stage's update returns for these inputs."""
         self.inputs = tuple(self.symbol(node) for node in inputs)
         name = f"{type(self.stage).__name__}.update"
-        result = located(name, self.stage._bare(self).update, *self.inputs)  # type: ignore[attr-defined]
+        result = located(name, self.stage._bare(self).update, *self.inputs)
         if result is None:
             raise RuleError(f"{name} returned None: return {_RETURNS[self.stage.kind]}")
         node: Node = located(name, self.node, result)
@@ -262,7 +262,7 @@ class _Symbol(Symbol):
         return tracer.variant.ndim
 
 
-class NdimAsked(Exception):  # noqa: N818  # a signal, not an error
+class NdimAsked(Exception):  # a signal, not an error
     """The update asked for ``param.ndim``: trace it again for each number of dimensions."""
 
 

@@ -162,7 +162,7 @@ def _checked_groups(optimizer: Optimizer, groups: list[dict[str, Any]]) -> list[
         )
         scratch.restore(group["schedules"])
         scratch.read(0)
-        stores.append({key: scratch.store[key] for key in controls.names.keys()})
+        stores.append({key: scratch.store[key] for key in controls.names.native_keys()})
     return stores
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy
 
-from pellucid.changes import Journal
 from pellucid.compose import Composed, Pipeline, Router, flatten, matches, transformers_of
 from pellucid.controls import Controls, canonical_names, overrides
 from pellucid.fuse.engine import DTYPES, Entry
@@ -221,10 +220,10 @@ def _checked_params(params: Mapping[str, Any]) -> dict[str, Any]:
                 f"parameter {name!r} is {kind}; allowed are NumPy arrays of float32 or float64: "
                 f"params[{name!r}] = numpy.asarray(..., dtype='float32')"
             )
-        if not param.flags.writeable or param.size and any(
+        if not param.flags.writeable or (param.size and any(
             stride == 0 and length > 1
             for stride, length in zip(param.strides, param.shape, strict=True)
-        ):
+        )):
             raise ValueError(
                 f"parameter {name!r} cannot be updated in place (read-only or broadcast): copy it"
             )

@@ -8,4 +8,4 @@ from pellucid.torch.named import NAMED
 from pellucid.torch.optimizer import Optimizer
 
 globals().update(NAMED)
-__all__ = ["Optimizer", *NAMED]  # noqa: PLE0604
+__all__ = ["Optimizer", *NAMED]

@@ -65,7 +65,7 @@ def _filled(
         controls.label, controls.pipeline, controls.names, {}, controls.pipeline.given, Journal()
     )
     scratch.store = merged
-    for key in controls.names.keys():
+    for key in controls.names.native_keys():
         if isinstance(merged[key], list):  # JSON has no tuples
             merged[key] = tuple(merged[key])
     scratch.read(0)

@@ -1,4 +1,4 @@
-"""``pellucid.torch.<Name>``: each rule of the catalogue with torch's argument names and defaults."""
+"""``pellucid.torch.<Name>``: each catalogue rule with torch's argument names and defaults."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OURS: dict[str, Any] = {
 def _native_defaults(pipeline: Pipeline, names: Names) -> dict[str, Any]:
     """Torch's keys with the rule's defaults: ``betas`` is a tuple."""
     found: dict[str, Any] = {}
-    declared = {**pipeline.hypers, **pipeline.options}
+    declared: dict[str, Any] = {**pipeline.hypers, **pipeline.options}
     for full, place in names.places.items():
         default = declared[full][1].default
         if place.position is None:
@@ -73,7 +73,7 @@ def _named(rule: type[Rule]) -> type[Optimizer]:
         self._switches = {**KEYS, **switches}
         Optimizer.__init__(self, given["params"], stage, **ours)
 
-    _keys = set(names.keys())
+    _keys = set(names.native_keys())
     __init__.__signature__ = signature  # type: ignore[attr-defined]
     made = type(
         rule.__name__,
@@ -97,7 +97,8 @@ def _document(rule: type[Rule], signature: inspect.Signature) -> str:
     pipeline = Pipeline((rule(),), (0,))
     names = names_of(pipeline)
     lines = []
-    for full, (_, declared) in {**pipeline.hypers, **pipeline.options}.items():
+    every: dict[str, Any] = {**pipeline.hypers, **pipeline.options}
+    for full, (_, declared) in every.items():
         lines.append(f"    {names.native(full)}: {declared.allowed()}. {declared.doc}".rstrip())
     return "\n".join(
         [

@@ -1,4 +1,4 @@
-"""Torch's names: one row for each (rule, hyperparameter or slot, native name); nothing else renames.
+"""Torch's names: a row for each (rule, hyperparameter or slot, native name); no other renames.
 
 A native name with an index is a component of a tuple: ``betas[0]``.
 """
@@ -42,7 +42,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
 )
 
 STEPS: frozenset[str] = frozenset(
-    "Adam AdamW NAdam RAdam Adamax RMSprop Adagrad Adadelta Rprop ASGD".split()
+    ["Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta", "Rprop", "ASGD"]
 )
 """Rules whose torch counterpart keeps a ``step`` for each parameter, read or not."""
 

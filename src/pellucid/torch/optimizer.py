@@ -23,7 +23,12 @@ from pellucid.torch.watch import Watch
 
 __all__ = ["Optimizer"]
 
-KEYS: dict[str, Any] = {"foreach": None, "capturable": False, "differentiable": False, "fused": None}
+KEYS: dict[str, Any] = {
+    "foreach": None,
+    "capturable": False,
+    "differentiable": False,
+    "fused": None,
+}
 """Torch's switches between implementations: kept in groups, since torch's classes read them."""
 STATE_KEY = "pellucid"
 
@@ -222,7 +227,7 @@ class Optimizer(Host, torch.optim.Optimizer):
     # -- the step --------------------------------------------------------------------------
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None, **extras: Any) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None, **extras: Any) -> Any:
         """Update all parameters that have a gradient.
 
         Args:
@@ -278,7 +283,9 @@ class Optimizer(Host, torch.optim.Optimizer):
     @property
     def _sleepers(self) -> bool:
         return any(
-            stage.every_steps > 1 for controls in self.controls for stage in controls.pipeline.stages
+            stage.every_steps > 1
+            for controls in self.controls
+            for stage in controls.pipeline.stages
         )
 
     def _launch(
@@ -468,7 +475,7 @@ class Optimizer(Host, torch.optim.Optimizer):
             "journal": self.journal.to_list(),
         }
 
-    @torch._disable_dynamo  # type: ignore[attr-defined, untyped-decorator]
+    @torch._disable_dynamo  # type: ignore[attr-defined]
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what this class or torch's own for the same rule saved, by position.
 
@@ -482,7 +489,7 @@ class Optimizer(Host, torch.optim.Optimizer):
         finish_load(self, state_dict.get(STATE_KEY))
 
     def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = super().__getstate__()  # type: ignore[misc]
+        state: dict[str, Any] = super().__getstate__()
         state[STATE_KEY] = {
             "own": self._own_state_live(),
             "stage": self.stage,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, is_
 from typing import Any
 
 import numpy
@@ -25,24 +25,30 @@ gradient_of = attrgetter("grad")
 _pointer_of = torch.Tensor.data_ptr
 
 
+call_pointer: Any  # these names are the compiler's: see `pellucid.fuse.runtime.namespace`
+load_1: Any
+pointer_1: Any
+prefetch_tensor: Any
+
+
 def moved(reader, held_at, ids, tensors, expected, grads_at, found):  # type: ignore[no-untyped-def]
     """Whether a held object or a pointer is another than it was; fills in gradients' pointers."""
-    held = pointer_1(held_at)  # noqa: F821
+    held = pointer_1(held_at)
     for i in range(ids.shape[0]):
-        if load_1(held, i) != ids[i]:  # noqa: F821
+        if load_1(held, i) != ids[i]:
             return 1
-    grads = pointer_1(grads_at)  # noqa: F821
+    grads = pointer_1(grads_at)
     count = found.shape[0]
     for i in range(count + 16):
         if i < count:
-            prefetch_tensor(load_1(grads, i))  # noqa: F821
+            prefetch_tensor(load_1(grads, i))
         if i >= 16:
-            found[i - 16] = call_pointer(reader, load_1(grads, i - 16))  # noqa: F821
+            found[i - 16] = call_pointer(reader, load_1(grads, i - 16))
     count = tensors.shape[0]
     for i in range(count + 16):
         if i < count:
-            prefetch_tensor(tensors[i])  # noqa: F821
-        if i >= 16 and call_pointer(reader, tensors[i - 16]) != expected[i - 16]:  # noqa: F821
+            prefetch_tensor(tensors[i])
+        if i >= 16 and call_pointer(reader, tensors[i - 16]) != expected[i - 16]:
             return 1
     return 0
 
@@ -50,7 +56,7 @@ def moved(reader, held_at, ids, tensors, expected, grads_at, found):  # type: ig
 def prefetch(tensors):  # type: ignore[no-untyped-def]
     """Have tensors' objects brought into the cache, all at once instead of one by one."""
     for i in range(tensors.shape[0]):
-        prefetch_tensor(tensors[i])  # noqa: F821
+        prefetch_tensor(tensors[i])
 
 
 @cache
@@ -79,8 +85,8 @@ def _guards(tensors: Sequence[Any]) -> Any:
         return None
     return TensorGuards(
         *tensors,
-        dynamic_dims_sizes=[list(tensor.shape) for tensor in tensors],
-        dynamic_dims_strides=[list(tensor.stride()) for tensor in tensors],
+        dynamic_dims_sizes=[[*tensor.shape] for tensor in tensors],  # type: ignore[misc]
+        dynamic_dims_strides=[[*tensor.stride()] for tensor in tensors],  # type: ignore[misc]
     )
 
 
@@ -132,7 +138,7 @@ class Watch:
         count = len(self.held)
         if self.reader is None:
             values = [*chain.from_iterable(map(dict.values, self.state.values()))]
-            same = len(values) == count and all(a is b for a, b in zip(values, self.held, strict=True))
+            same = len(values) == count and all(map(is_, values, self.held))
             if not same or [*map(_pointer_of, self.tensors)] != self.expected.tolist():
                 return False
             self.found[:] = [*map(_pointer_of, grads)]
