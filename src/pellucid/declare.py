@@ -35,6 +35,11 @@ class Ref:
     name: str
 
 
+Value = float | Callable[[int], float] | Ref | Any
+"""What a hyperparameter takes: a number, a schedule or a callable of the step, a `ref`, or a
+scalar array of a framework."""
+
+
 def ref(name: str) -> Ref:
     """Tie a hyperparameter, or a slot's first value, to the hyperparameter ``name``.
 

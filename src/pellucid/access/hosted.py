@@ -175,6 +175,7 @@ class HostSource:
     # -- changing --------------------------------------------------------------------------
 
     def set(self, assignments: Sequence[Assignment], reason: str) -> None:
+        self._check_sharing(assignments)
         self._try(assignments)
         puts = self._new_rates(assignments)
         for one in assignments:
@@ -195,6 +196,23 @@ class HostSource:
                 self.scheduler, self._controls(one.group), one.group.index, one.full, one.value
             )
         ]
+
+    def _check_sharing(self, assignments: Sequence[Assignment]) -> None:
+        """Raise if a number would go into a tensor that a group which is not named holds too."""
+        named = {(one.group.index, one.full) for one in assignments}
+        for one in assignments:
+            held = self._controls(one.group).raw(one.full)
+            if not hasattr(held, "fill_") or hasattr(one.value, "dtype"):
+                continue
+            for index, controls in enumerate(self.optimizer.controls):
+                if one.full not in controls.names.places or (index, one.full) in named:
+                    continue
+                if controls.raw(one.full) is held:
+                    raise ValueError(
+                        f"{one.group.name}/{one.full} is a tensor that {controls.label!r} holds "
+                        "too: give this group one of its own, such as torch.tensor("
+                        f"{one.value!r}), or change both"
+                    )
 
     def _try(self, assignments: Sequence[Assignment]) -> None:
         """Set all on copies of the groups: what fails there fails before anything is changed."""
