@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pellucid.declare import option as option
     from pellucid.declare import ref as ref
     from pellucid.declare import slot as slot
+    from pellucid.explanation import explain as explain
     from pellucid.rule import GradientTransform as GradientTransform
     from pellucid.rule import ParameterTransform as ParameterTransform
     from pellucid.rule import Rule as Rule
@@ -30,6 +31,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "pellucid.compose": ("chain", "every", "route"),
     "pellucid.conformance": ("check",),
     "pellucid.declare": ("HyperparameterError", "extra", "hyper", "option", "ref", "slot"),
+    "pellucid.explanation": ("explain",),
     "pellucid.ops": ("RuleError",),
     "pellucid.rule": (
         "GradientTransform",

@@ -76,6 +76,7 @@ class Reading:
     written: dict[str, float] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)  # schedules that a direct write replaced
+    adopted: dict[str, Any] = field(default_factory=dict)  # schedules found in the group's dict
 
 
 class Controls:
@@ -109,21 +110,24 @@ class Controls:
         for full in self._in_order():
             value = given[full]
             if full in self.drivers:
-                value = self._driven(full, 0, {**given, **self.seen})
+                value = self._driven(full, self.drivers[full], 0, {**given, **self.seen})
             self.write(full, value)
-            self.seen[full] = self.raw(full)
+            self.seen[full] = _plain(self.raw(full))
 
     def _in_order(self) -> list[str]:
         """Options and hyperparameters, those that refer to others last."""
         every = [*self.pipeline.options, *self.pipeline.hypers]
-        return sorted(every, key=lambda full: isinstance(self.drivers.get(full), Ref))
+        return sorted(every, key=self._refers)
 
-    def _driven(self, full: str, updates: int, values: Mapping[str, Any]) -> float:
-        driver = self.drivers[full]
+    def _refers(self, full: str) -> bool:
+        written = self.store.get(self.names.places[full].key)
+        return isinstance(self.drivers.get(full), Ref) or isinstance(written, Ref)
+
+    def _driven(self, full: str, driver: Any, updates: int, values: Mapping[str, Any]) -> float:
         stage, declared = self.pipeline.hypers[full]
         if isinstance(driver, Ref):
             target = self.pipeline.resolve(stage, driver.name)
-            if isinstance(values[target], Ref):
+            if isinstance(values.get(target, driver), Ref):
                 raise HyperparameterError(f"{full} is {driver!r}, which is itself a ref")
             return float(values[target])
         where = f"{self.where(full)} from {driver!r} at step {updates}"
@@ -171,8 +175,7 @@ class Controls:
 
     def read(self, updates: int) -> Reading:
         """All values for the update after ``updates`` completed ones, checked."""
-        raw = [len(self.store), *map(self.store.get, self._keys)]
-        if self._last is not None and not self.drivers and raw == self._last[0]:
+        if self._last is not None and not self.drivers and self._stands():
             return self._last[1]
         self._check_keys()
         reading = Reading({}, {})
@@ -186,9 +189,21 @@ class Controls:
             self._note(full, value, updates, reading)
         return reading
 
+    def _held(self) -> list[Any]:
+        """What a reading depends on, as the framework's dict has it."""
+        return [*self.store, *map(self.store.get, self._keys)]
+
+    def _stands(self) -> bool:
+        """Whether nobody wrote to the group since the last reading."""
+        assert self._last is not None
+        try:
+            return bool(self._held() == self._last[0])
+        except (RuntimeError, ValueError):  # an array of several numbers was written
+            return False
+
     def _number(self, full: str, value: Any, updates: int, reading: Reading) -> float:
         declared = self.pipeline.hypers[full][1]
-        if callable(value) and not is_scalar_array(value):
+        if isinstance(value, Ref) or (callable(value) and not is_scalar_array(value)):
             return self._adopted(full, value, updates, reading)
         if not is_number(value) and not is_scalar_array(value):
             check_value(declared, value, self.where(full))
@@ -198,7 +213,7 @@ class Controls:
         if number != _float(self.seen[full]):
             reading.dropped.append(full)
             return number
-        number = self._driven(full, updates, reading.values)
+        number = self._driven(full, self.drivers[full], updates, reading.values)
         reading.written[full] = number
         return number
 
@@ -206,8 +221,8 @@ class Controls:
         """A schedule that was written into the framework's dict becomes the value's driver."""
         declared = self.pipeline.hypers[full][1]
         check_value(declared, value, self.where(full))
-        self.drivers[full] = value
-        number = self._driven(full, updates, reading.values)
+        number = self._driven(full, value, updates, reading.values)
+        reading.adopted[full] = value
         reading.written[full] = number
         return number
 
@@ -256,16 +271,16 @@ class Controls:
             return
         for full in reading.dropped:
             del self.drivers[full]
+        self.drivers.update(reading.adopted)
         for full, number in reading.written.items():
             self.write(full, number)
         for change in reading.changes:
             self.journal.record(change)
         for full in self.names.places:
-            value = self.raw(full)
-            self.seen[full] = _float(value) if is_scalar_array(value) else value
-        held = [len(self.store), *map(self.store.get, self._keys)]
-        plain = not self.drivers and not any(is_scalar_array(value) for value in held)
-        self._last = (held, Reading(reading.values, reading.options)) if plain else None
+            self.seen[full] = _plain(self.raw(full))
+        held = self._held()
+        still = not self.drivers and all(map(_cannot_change, held))
+        self._last = (held, Reading(reading.values, reading.options)) if still else None
 
     # -- changing --------------------------------------------------------------------------
 
@@ -283,8 +298,8 @@ class Controls:
                 refs = {f: d for f, d in self.drivers.items() if isinstance(d, Ref)}
                 values = {f: _float(v) for f, v in self.seen.items()} | refs
                 for tied in refs.keys() - {full}:
-                    self._driven(tied, step - 1, values)  # it must not now refer to a ref
-                number = self._driven(full, step - 1, values)
+                    self._driven(tied, refs[tied], step - 1, values)  # it must not refer to a ref
+                number = self._driven(full, checked, step - 1, values)
             except Exception:
                 self.drivers.pop(full)
                 if before is not None:
@@ -294,7 +309,7 @@ class Controls:
             self.drivers.pop(full, None)
             number = checked
         self.write(full, number)
-        self.seen[full] = _float(number) if is_scalar_array(number) else number
+        self.seen[full] = _plain(number)
         self._last = None
         if is_scalar_array(old):
             old = float(old)
@@ -304,8 +319,7 @@ class Controls:
     def loaded(self) -> None:
         """The framework's dict was replaced by a load: what stands there is what is so."""
         for full in self.names.places:
-            value = self.raw(full)
-            self.seen[full] = _float(value) if is_scalar_array(value) else value
+            self.seen[full] = _plain(self.raw(full))
         self._last = None
 
     def state(self) -> dict[str, Any]:
@@ -338,6 +352,18 @@ FOREIGN: set[str] = {"params", "param_names", "name"}
 
 def _float(value: Any) -> Any:
     return float(value) if is_number(value) or is_scalar_array(value) else value
+
+
+def _plain(value: Any) -> Any:
+    """The value; of an array, which its owner may write to, the number."""
+    return _float(value) if is_scalar_array(value) else value
+
+
+def _cannot_change(value: Any) -> bool:
+    """Whether a value stays what it is unless another is put in its place."""
+    if isinstance(value, tuple):
+        return all(map(_cannot_change, value))
+    return value is None or isinstance(value, (float, int, str))
 
 
 def _shown(value: Any) -> Any:

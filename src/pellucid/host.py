@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import is_
 from typing import Any
 
 import numpy
@@ -68,6 +69,13 @@ class Host:
         """A parameter's own step counter, where the framework counts so."""
         return None
 
+    def _keep_step(self, entry: Entry, counter: Any) -> None:
+        """Put a counter into the state, where it is not there yet."""
+
+    def _held_step(self, entry: Entry) -> Any:
+        """The counter that is in the state, or None."""
+        return None
+
     def _advance(self, entry: Entry) -> None:
         """Count an update of a parameter that no kernel counted."""
 
@@ -108,6 +116,9 @@ class Host:
         for entry, full, array in plan.pending:
             self.arrays.put(entry, full, array)
         plan.pending.clear()
+        for entry, counter in plan.new_counters:
+            self._keep_step(entry, counter)
+        plan.new_counters.clear()
 
     def _commit(self, readings: Sequence[Reading], step: Step) -> None:
         for controls, reading in zip(self.controls, readings, strict=True):
@@ -174,6 +185,7 @@ class Host:
         plan = self._plans.get(key)
         if plan is not None and self._still_holds(plan):
             return plan
+        self._plans = {k: kept for k, kept in self._plans.items() if self._still_holds(kept)}
         active = [entry for entry in self.entries if entry.index in gradients]
         plan = self.engine.plan(
             active,
@@ -183,6 +195,11 @@ class Host:
             self.asleep(),
             self._step_of,
         )
+        plan.new_counters = [
+            (entry, counter)
+            for entry, counter in zip(plan.entries, plan.counters, strict=True)
+            if counter is not self._held_step(entry)
+        ]
         while len(self._plans) >= KEPT_PLANS:
             del self._plans[next(iter(self._plans))]
         self._plans[key] = plan
@@ -190,13 +207,11 @@ class Host:
 
     def _still_holds(self, plan: Plan) -> bool:
         """Whether the arrays that a plan writes are still the parameters' and the state's."""
-        new = {(entry.index, full) for entry, full, _ in plan.pending}
-        for entry, slots in zip(plan.entries, plan.slots, strict=True):
-            for full, array in slots.items():
-                held = self.arrays.get(entry, full)
-                if held is not array and not (held is None and (entry.index, full) in new):
-                    return False
-        return True
+        return (
+            not plan.new_counters
+            and self.engine.holds(plan)
+            and all(map(is_, map(self._held_step, plan.entries), plan.counters))
+        )
 
     def forget_plans(self) -> None:
         """Arrays were replaced: look at all of them again."""

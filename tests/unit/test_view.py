@@ -191,6 +191,9 @@ def test_a_callable_written_to_the_group_shows_before_a_step(make: Make) -> None
     training.store()[training.native["learning_rate"]] = schedule
     assert training.view["learning_rate"] == 0.5
     assert training.view.schedule("learning_rate") is schedule
+    training.store()["weight_decay"] = ref("learning_rate")
+    assert training.view["weight_decay"] == 0.5
+    assert training.view.schedule("weight_decay") == ref("learning_rate")
 
 
 # -- writing -----------------------------------------------------------------------------------

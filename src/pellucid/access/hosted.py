@@ -59,14 +59,14 @@ class HostGroup:
         if isinstance(driver, Ref):
             stage, _ = self.controls.pipeline.hypers[full]
             return self.value(self.controls.pipeline.resolve(stage, driver.name))
-        if callable(raw) and not is_scalar_array(raw):  # written directly, adopted by a step
-            return float(raw(self.source.updates))
+        if raw is driver and raw is not None:  # written directly, adopted by the next step
+            return float(driver(self.source.updates))
         return float(raw) if is_scalar_array(raw) else raw
 
     def driver(self, full: str) -> Any:
         """What drives a value; None after a number was written directly, which replaces it."""
         raw = self.controls.raw(full)
-        if callable(raw) and not is_scalar_array(raw):
+        if isinstance(raw, Ref) or (callable(raw) and not is_scalar_array(raw)):
             return raw
         driver = self.controls.drivers.get(full)
         if driver is None or _number(raw) != _number(self.controls.seen[full]):

@@ -15,6 +15,7 @@ from rich.console import Group as Stack
 from rich.table import Table
 from rich.text import Text
 
+from pellucid.access.slots import StateTable
 from pellucid.access.sources import Group, Source
 from pellucid.declare import Ref
 
@@ -46,7 +47,7 @@ def text(source: Source, color: bool = False, ascii_only: bool = False) -> str:
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").splitlines())
 
 
-def renderable(source: Source, width: int | None = None, ascii_only: bool = False) -> Stack:
+def renderable(source: Source, width: int, ascii_only: bool) -> Stack:
     """What Rich prints; columns that do not fit beside each other go into further tables."""
     groups = source.groups()
     rows = _rows(groups)
@@ -56,8 +57,11 @@ def renderable(source: Source, width: int | None = None, ascii_only: bool = Fals
     updates = f"{source.updates} update{'s' * (source.updates != 1)}"
     parameters = f"{count} parameter{'s' * (count != 1)} ({size:,} numbers)"
     title = Text.assemble((source.name, "bold"), f": {parameters}, {updates}\n", source.title)
-    bands = _bands(groups, rows, width or shutil.get_terminal_size().columns)
-    parts: list[RenderableType] = [title, *(_table(band, rows, shape) for band in bands)]
+    parts: list[RenderableType] = [title, ""]
+    for band in _bands(groups, rows, width):
+        parts += [_table(band, rows, shape), ""]
+    slots = dict.fromkeys(cell.full for cell in StateTable(source).cells())
+    parts.append(Text(f"state: {', '.join(slots) or 'none yet'}"))
     if len(source.journal):
         changes = f"{len(source.journal)} change{'s' * (len(source.journal) != 1)}, the last one: "
         parts.append(Text(changes + str(source.journal[-1])))
@@ -110,7 +114,7 @@ def _bands(groups: Sequence[Group], rows: Sequence[Row], width: int) -> list[lis
 
 
 def _table(groups: Sequence[Group], rows: Sequence[Row], shape: Any) -> Table:
-    table = Table(box=shape, header_style="bold", pad_edge=False)
+    table = Table(box=shape, header_style="bold", pad_edge=False, show_edge=False)
     table.add_column("", overflow="fold")
     for group in groups:
         table.add_column(Text(group.name), max_width=WIDEST, overflow="fold")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pellucid.access.patterns import Found, find
 from pellucid.access.slots import StateTable
 from pellucid.access.sources import Assignment, Source
 from pellucid.changes import Journal
 from pellucid.declare import HyperparameterError
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
 
 __all__ = ["View"]
 
@@ -163,10 +166,10 @@ class View:
         """The text of `to_dict`."""
         return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
 
-    def __rich__(self) -> Any:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from pellucid.access.render import renderable
 
-        return renderable(self._source)
+        yield renderable(self._source, options.max_width, options.ascii_only)
 
     def __str__(self) -> str:
         """A table as wide as the terminal, in colour there; plain text anywhere else."""

@@ -10,6 +10,8 @@ import numpy
 
 __all__ = ["Digits", "load_digits"]
 
+BATCH = 64
+
 
 @dataclass(frozen=True)
 class Digits:
@@ -20,20 +22,17 @@ class Digits:
     held_out_images: Any
     held_out_labels: Any
 
-    def batches(self, epoch: int, size: int) -> Iterator[tuple[Any, Any]]:
-        """The training images in an order that depends on the epoch's number alone.
-
-        Each image is moved by up to one pixel each way, as a hand would.
-        """
+    def batches(self, epoch: int) -> Iterator[tuple[Any, Any]]:
+        """Training images, shuffled and moved as the epoch's number alone says."""
         random = numpy.random.default_rng(epoch)
         order = random.permutation(len(self.labels))
-        for start in range(0, len(order), size):
-            chosen = order[start : start + size]
-            yield self.images[chosen], self.labels[chosen]
+        for start in range(0, len(order), BATCH):
+            chosen = order[start : start + BATCH]
+            yield _moved(self.images[chosen], random), self.labels[chosen]
 
 
 def load_digits() -> Digits:
-    """The data set; scikit-learn brings it along, nothing is downloaded."""
+    """The data set, which scikit-learn brings along: nothing is downloaded."""
     try:
         from sklearn.datasets import load_digits as load
     except ImportError as error:
@@ -41,17 +40,22 @@ def load_digits() -> Digits:
             f"the demo needs scikit-learn ({error}): pip install 'pellucid[demo]'"
         ) from None
     data = load()
-    images = (data.images / 16.0).astype("float32")
+    images = (data.images / 16).astype("float32")
     labels = data.target.astype("int64")
-    held_out = numpy.arange(len(labels)) % 5 == 4
+    held_out = numpy.arange(len(labels)) % 5 == 0
     return Digits(images[~held_out], labels[~held_out], images[held_out], labels[held_out])
 
 
 def _moved(images: Any, random: numpy.random.Generator) -> Any:
-    """Each image shifted by -1, 0 or 1 pixels down and across; zeros come in."""
-    count, height, width = images.shape
-    padded = numpy.pad(images, ((0, 0), (1, 1), (1, 1)))
-    down, across = random.integers(0, 3, (2, count))
-    rows = down[:, None, None] + numpy.arange(height)[None, :, None]
-    columns = across[:, None, None] + numpy.arange(width)[None, None, :]
-    return padded[numpy.arange(count)[:, None, None], rows, columns]
+    """Each image shifted down and across by up to half a pixel, between neighbouring pixels."""
+    for axis, shift in zip((1, 2), random.uniform(-0.5, 0.5, (2, len(images), 1, 1)), strict=True):
+        before, after = [(0, 0)] * 3, [(0, 0)] * 3
+        before[axis], after[axis] = (1, 0), (0, 1)
+        inside = [slice(None)] * 3
+        inside[axis] = slice(None, -1)
+        behind = numpy.pad(images, before)[tuple(inside)]
+        inside[axis] = slice(1, None)
+        ahead = numpy.pad(images, after)[tuple(inside)]
+        share = numpy.abs(shift).astype("float32")
+        images = (1 - share) * images + share * numpy.where(shift > 0, behind, ahead)
+    return images

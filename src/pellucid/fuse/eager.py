@@ -20,8 +20,10 @@ from pellucid.fuse.engine import Entry
 from pellucid.fuse.graph import Node, walk
 from pellucid.fuse.interpret import (
     Interpreter,
+    bare,
     is_array,
     number,
+    plain,
     random_numbers,
     reduce,
     stream_of,
@@ -73,32 +75,32 @@ class LineByLine:
 
     # -- what a stage reads and writes -----------------------------------------------------
 
-    def hyper(self, declared: Hyper) -> float:
-        return self.tensor.reading.values[self._full(declared.name)]
+    def hyper(self, declared: Hyper) -> Any:
+        return plain(self.tensor.reading.values[self._full(declared.name)])
 
     def option(self, declared: Option) -> Any:
         return self.tensor.reading.options[self._full(declared.name)]
 
-    def step(self) -> float:
-        return float(self.tensor.step)
+    def step(self) -> Any:
+        return plain(float(self.tensor.step))
 
     def extra(self, declared: Extra) -> Any:
         value = self.tensor.extras[declared.name]
-        return value if declared.shape == "scalar" else self.host.backend.real(
+        return plain(value) if declared.shape == "scalar" else self.host.backend.real(
             value[self.tensor.entry.index]
         )
 
     def has(self, declared: Slot) -> bool:
         return declared.scope == "optimizer" or self._full(declared.name) in self.tensor.slots
 
-    def is_new(self, declared: Slot) -> bool:
-        return self._full(declared.name) in self.tensor.new
+    def is_new(self, declared: Slot) -> Any:
+        return plain(self._full(declared.name) in self.tensor.new)
 
     def slot(self, declared: Slot) -> Any:
         full, tensor = self._full(declared.name), self.tensor
         if declared.scope == "optimizer":
             key = (self.ordinal, full)
-            return tensor.shared.get(key, self.whole.shared[key])
+            return plain(tensor.shared.get(key, self.whole.shared[key]))
         if full in tensor.after:
             return tensor.after[full]
         if full not in tensor.slots:
@@ -112,7 +114,8 @@ class LineByLine:
 
     def _scalar(self, array: Any, full: str) -> Any:
         """Slots of one value a tensor are plain numbers, as they are when compiled."""
-        return float(array) if dict(self.tensor.program.variant.slots)[full] == "scalar" else array
+        scalar = dict(self.tensor.program.variant.slots)[full] == "scalar"
+        return plain(float(array)) if scalar else array
 
     def _first(self, declared: Slot) -> Any:
         param, grad = self.inputs[0], self.inputs[1]
@@ -130,8 +133,8 @@ class LineByLine:
             self.tensor.after[full] = value
 
     def veto(self, condition: Any) -> None:
+        self._occurrence()
         if is_array(condition):
-            self._occurrence()
             condition = bool(condition.any())
         self.tensor.vetoed = self.tensor.vetoed or bool(condition)
 
@@ -142,11 +145,14 @@ class LineByLine:
         return self.ordinal, self.occurrences
 
     def apply(self, name: str, args: tuple[Any, ...], over: Over | None) -> Any:
+        return plain(self._applied(name, tuple(map(bare, args)), over))
+
+    def _applied(self, name: str, args: tuple[Any, ...], over: Over | None) -> Any:
         kind = TABLE[name].kind
+        if over == "all":
+            node = self.tensor.program.traced.over_all[self._occurrence()]
+            return interpreter(self.host, self.tensor, self.whole)([node])[0]
         if kind == "reduction":
-            if over == "all":
-                key = self._occurrence()
-                return next(value for (_, k), value in self.whole.totals.items() if k == key)
             made = reduce(self.xp, name, args[0], over or "tensor")
             return self.xp.cast(made, self.tensor.program.compute) if is_array(made) else made
         if kind == "size":
@@ -166,13 +172,9 @@ class LineByLine:
 
     def _size(self, x: Any, over: str) -> float:
         if not is_array(x):
-            return float(self.whole.sizes["tensors"]) if over == "all" else 1.0
+            return 1.0
         shape = tuple(x.shape)
         rows = shape[0] if shape else 1
-        if over == "all":
-            whole = tuple(self.tensor.param.shape)
-            kind = "elements" if shape == whole else "rows" if rows == whole[0] else "columns"
-            return float(self.whole.sizes[f"all {kind}"])
         counts = {"tensor": math.prod(shape), "row": math.prod(shape[1:]), "column": rows}
         return float(counts[over])
 
@@ -255,7 +257,7 @@ def _global_totals(host: Host, tensors: Sequence[Tensor], whole: Step) -> None:
         missing = False
         found: dict[tuple[str, Any], float] = {}
         for tensor in tensors:
-            for node in tensor.program.segmented.global_reductions:
+            for node in tensor.program.global_reductions:
                 key = (node.op, node.data[1])
                 if key in whole.totals:
                     continue
@@ -325,6 +327,18 @@ def _sizes(tensors: Sequence[Tensor]) -> dict[str, int]:
     return sizes
 
 
+def _write(host: Host, tensors: Sequence[Tensor]) -> None:
+    backend = host.backend
+    writes = []
+    for tensor in tensors:
+        for full, value in tensor.after.items():
+            target = tensor.param if full == "param" else backend.real(tensor.slots[full])
+            # a value may be another slot's own array, which is about to be written
+            writes.append((target, backend.contiguous(value) if is_array(value) else value))
+    for target, value in writes:
+        backend.fill(target, value)
+
+
 def eager_update(
     host: Host,
     gradients: dict[int, Any],
@@ -342,14 +356,11 @@ def eager_update(
                 _by_graph(host, tensor, whole)
             else:
                 _line_by_line(host, tensor, whole, host.asleep())
-    if any(tensor.vetoed for tensor in tensors):
-        return False
-    backend = host.backend
+        if any(tensor.vetoed for tensor in tensors):
+            return False
+        _write(host, tensors)
     for tensor in tensors:
         entry = tensor.entry
-        for full, value in tensor.after.items():
-            target = tensor.param if full == "param" else backend.real(tensor.slots[full])
-            backend.fill(target, value)
         for full in tensor.slots:
             if full in tensor.new:
                 host.arrays.put(entry, full, tensor.slots[full])

@@ -8,6 +8,7 @@ values, in float64), the head of a row (float64) and the innermost body (the com
 from __future__ import annotations
 
 import keyword
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -42,7 +43,15 @@ class Layout:
 def identifier(name: str) -> str:
     """A Python name like ``name``."""
     clean = re.sub(r"\W", "_", name)
-    return clean + "_" if keyword.iskeyword(clean) or not clean.isidentifier() else clean
+    taken = keyword.iskeyword(clean) or re.fullmatch(r"(at|load|pointer|store)_\d+", clean)
+    return clean + "_" if taken or not clean.isidentifier() else clean
+
+
+def literal(value: float | bool) -> str:
+    """A number as source that may stand beside any operator."""
+    if math.isfinite(value):
+        return repr(value) if math.copysign(1.0, value) > 0 else f"({value!r})"
+    return "math.nan" if math.isnan(value) else "math.inf" if value > 0 else "(-math.inf)"
 
 
 @dataclass
@@ -59,8 +68,13 @@ class _Names:
 
     def fresh(self, wish: str) -> str:
         count = self.taken.get(wish, 0)
+        name = f"{wish}_{count}" if count else wish
+        while count and name in self.taken:
+            count += 1
+            name = f"{wish}_{count}"
         self.taken[wish] = count + 1
-        return f"{wish}_{count}" if count else wish
+        self.taken.setdefault(name, 1)
+        return name
 
 
 RESERVED = (
@@ -110,7 +124,7 @@ class PassWriter:
 
     def wide(self, node: Node) -> str:
         """The name of a value in float64, in the preamble or at the head of a row."""
-        return repr(node.data) if node.op == "const" else self.names[node]
+        return literal(node.data) if node.op == "const" else self.names[node]
 
     def narrow(self, node: Node) -> str:
         """The name of a value in the compute type, in the innermost body."""
@@ -284,7 +298,7 @@ class PassWriter:
         for node in self.one.nodes:
             if node.rank != Rank.ROW:
                 continue
-            if is_row_reduction(node) and node.args[0].rank in (Rank.ELEMENT, Rank.COLUMN):
+            if is_row_reduction(node):
                 total = self.names.fresh("total")
                 self.write(f"{total} = {self.start_of(node)}")
                 self.write("for j in range(columns_):")
@@ -293,10 +307,6 @@ class PassWriter:
                 self.accumulate(total, node)
                 self.indent -= 1
                 self.write(f"{self.names[node]} = {self.finished(total, node)}")
-            elif is_row_reduction(node):  # of one number a row: itself
-                inner = self.wide(node.args[0])
-                code = {"sum": "{0}", "sum_squares": "{0} * {0}", "max_abs": "abs({0})"}[node.op]
-                self.write(f"{self.names[node]} = {code.format(inner)}")
             elif node.op == "slot":
                 column = self.column(node)
                 self.write(f"{self.names[node]} = float(load_{column}(at_{column}, row))")
@@ -499,7 +509,7 @@ def emit_scalars(segmented: Segmented, wanted: list[Node], target: Target, name:
     for index in sorted(seen):
         node = seen[index]
         if node.op in ("const", "step"):
-            names.given[index] = repr(node.data) if node.op == "const" else "step"
+            names.given[index] = literal(node.data) if node.op == "const" else "step"
         elif node.op in leaves:
             lines.append(f"    {names[node]} = {leaves[node.op].format(node.data)}")
         elif splits(node):

@@ -74,7 +74,7 @@ def _power(a: float, b: float) -> float:
     except OverflowError:
         return math.inf if a > 0 or b % 2 == 0 else -math.inf
     except ValueError:
-        return math.inf if a == 0.0 else math.nan
+        return math.copysign(math.inf, a if b % 2 == 1 else 1.0) if a == 0.0 else math.nan
 
 
 def _exp(a: float) -> float:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy
+
 from pellucid.compose import Pipeline
 from pellucid.declare import Ref, Slot
 from pellucid.fuse.launch import Launch, Member, Step
@@ -144,6 +146,9 @@ class Plan:
     launch: Launch
     slots: list[dict[str, Any]]  # of each entry, by full name
     pending: list[tuple[Entry, str, Any]]  # new slots, not yet in the framework's state
+    counters: list[Any] = field(default_factory=list)  # of each entry: its own steps, or None
+    new_counters: list[tuple[Entry, Any]] = field(default_factory=list)  # not yet in the state
+    facts: list[tuple[Any, ...]] = field(default_factory=list)  # of each entry: see `facts`
     staged_in: list[tuple[Any, Any]] = field(default_factory=list)  # buffer, array
     staged_out: list[tuple[Any, Any]] = field(default_factory=list)  # array, buffer
     grad_buffers: dict[int, Any] = field(default_factory=dict)  # position → buffer
@@ -189,9 +194,40 @@ class Engine:
         choices = [tuple(sorted(group.items())) for group in options]
         for entry in entries:
             members.append(self._member(plan, entry, choices, truths, numbers, asleep, step_of))
+        self._check_gaps(plan)
         self._waves(members)
         plan.launch = Launch(members, self.seed)
         return plan
+
+    def facts(self, entry: Entry, slots: Mapping[str, Any], counter: Any) -> tuple[Any, ...]:
+        """Where and how an entry's arrays lie: what a launch relies on."""
+        counters = () if counter is None else (counter,)
+        return tuple(map(self._layout, (entry.param, *slots.values(), *counters)))
+
+    def _layout(self, array: Any) -> tuple[Any, ...]:
+        backend = self.backend
+        return (
+            backend.address(array),
+            backend.dtype(array),
+            tuple(backend.shape(array)),
+            backend.strides(array),
+        )
+
+    def holds(self, plan: Plan) -> bool:
+        """Whether the arrays that a plan writes are still the parameters' and the state's."""
+        if plan.pending:  # of an update that was vetoed: slots begin with the values of today
+            return False
+        for entry, slots, counter, facts in zip(
+            plan.entries, plan.slots, plan.counters, plan.facts, strict=True
+        ):
+            for full, (_, declared) in entry.pipeline.slots.items():
+                if declared.scope == "optimizer":
+                    continue
+                if self.state.get(entry, full) is not slots.get(full):
+                    return False
+            if self.facts(entry, slots, counter) != facts:
+                return False
+        return True
 
     def _member(
         self,
@@ -222,11 +258,13 @@ class Engine:
         plan.pending.extend((entry, full, slots[full]) for full in slots if full in new)
         self._stage(plan, position, made, arrays, kinds)
         counter = step_of(entry)
+        plan.counters.append(counter)
+        plan.facts.append(self.facts(entry, slots, counter))
         return Member(
             index=entry.index,
             group=entry.group,
             program=made,
-            shape=tuple(backend.shape(real)),
+            shape=(*((1,) if not shape else ()), *backend.shape(real)),  # one row, also of a pair
             addresses={key: backend.address(array) for key, array in arrays.items()},
             new=frozenset(new),
             step_address=0 if counter is None else backend.address(counter),
@@ -311,6 +349,51 @@ class Engine:
             plan.staged_out.append((array, buffer))
         if not fits:
             plan.grad_buffers[position] = backend.contiguous(param)
+
+    def _check_gaps(self, plan: Plan) -> None:
+        """A parameter with gaps goes through a buffer, so it cannot share elements with another."""
+        if not plan.grad_buffers:
+            return
+        reals = [self.backend.real(entry.param) for entry in plan.entries]
+        spans = numpy.array([*map(self._span, reals)], numpy.int64)
+        for position in plan.grad_buffers:
+            start, end = spans[position]
+            near = numpy.flatnonzero((spans[:, 0] < end) & (start < spans[:, 1])).tolist()
+            for other in near:
+                if other == position:
+                    continue
+                own, others = self._elements(reals[position]), self._elements(reals[other])
+                if numpy.intersect1d(own, others).size:
+                    raise ValueError(
+                        f"parameter {plan.entries[position].name!r} shares elements with "
+                        f"{plan.entries[other].name!r} and has gaps between its own: give the "
+                        "optimizer one of the two, or a .clone()"
+                    )
+
+    def _axes(self, array: Any) -> list[tuple[int, int]]:
+        """(length, stride in bytes) of each axis."""
+        backend = self.backend
+        item = 8 if backend.dtype(array) == "float64" else 4
+        pairs = zip(backend.shape(array), backend.strides(array), strict=True)
+        return [(length, item * stride) for length, stride in pairs]
+
+    def _span(self, array: Any) -> tuple[int, int]:
+        """The first and behind the last address of an array; the same if it is empty."""
+        start = end = self.backend.address(array)
+        axes = self._axes(array)
+        if any(length == 0 for length, _ in axes):
+            return start, end
+        for length, stride in axes:
+            reach = stride * (length - 1)
+            start, end = start + min(reach, 0), end + max(reach, 0)
+        return start, end + 1
+
+    def _elements(self, array: Any) -> Any:
+        """The address of each element."""
+        found = numpy.array([self.backend.address(array)], numpy.int64)
+        for length, stride in self._axes(array):
+            found = (found[:, None] + stride * numpy.arange(length)).ravel()
+        return found
 
     def _waves(self, members: Sequence[Member]) -> None:
         """Put parameters that overlap in memory into waves that run one after the other."""

@@ -100,6 +100,78 @@ def number(name: str, args: Iterable[Any]) -> Any:
     return bool(result) if isinstance(result, (bool, numpy.bool_)) else float(result)
 
 
+class _Bared:
+    """What frameworks' own functions take for the plain float or bool that it is."""
+
+    __slots__ = ()
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+        return getattr(ufunc, method)(*map(bare, args), **kwargs)
+
+    @classmethod
+    def __torch_function__(cls, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return function(*map(bare, args), **(kwargs or {}))
+
+
+def _operator(name: str, swapped: bool = False) -> Callable[..., Any]:
+    def operate(self: Any, *others: Any) -> Any:
+        if any(is_array(other) for other in others):
+            return NotImplemented
+        return plain(number(name, map(bare, (*others, self) if swapped else (self, *others))))
+
+    return operate
+
+
+_BINARY = {"add": "add", "sub": "sub", "mul": "mul", "truediv": "div", "pow": "power"}
+_OTHERS = {"neg": "neg", "abs": "abs", **{n: n for n in ("lt", "le", "gt", "ge", "eq", "ne")}}
+
+Number: Any = type(
+    "Number",
+    (_Bared, float),
+    {
+        "__doc__": "A number of a line-by-line update: it overflows and divides as kernels do.",
+        "__slots__": (),
+        "__hash__": float.__hash__,
+        **{f"__{sign}__": _operator(name) for sign, name in {**_BINARY, **_OTHERS}.items()},
+        **{f"__r{sign}__": _operator(name, swapped=True) for sign, name in _BINARY.items()},
+    },
+)
+
+
+class Truth(_Bared, int):
+    """A comparison of two such numbers: a bool on which ``~``, ``&`` and ``|`` are logic."""
+
+    __slots__ = ()
+
+    def __invert__(self) -> Any:
+        return Truth(not self)
+
+    def __and__(self, other: Any) -> Any:
+        return NotImplemented if is_array(other) else Truth(bool(self) and bool(other))
+
+    def __or__(self, other: Any) -> Any:
+        return NotImplemented if is_array(other) else Truth(bool(self) or bool(other))
+
+    __rand__, __ror__ = __and__, __or__
+
+    def __repr__(self) -> str:
+        return repr(bool(self))
+
+
+def plain(value: Any) -> Any:
+    """A float or bool as a line-by-line update has it; arrays stay what they are."""
+    if isinstance(value, bool):
+        return Truth(value)
+    return Number(value) if isinstance(value, float) else value
+
+
+def bare(value: Any) -> Any:
+    """What `plain` was given."""
+    if isinstance(value, Truth):
+        return bool(value)
+    return float(value) if isinstance(value, Number) else value
+
+
 class Interpreter:
     """Evaluates nodes for one tensor.
 

@@ -140,7 +140,7 @@ def _combine() -> Any:
 def _cut(length: int, most: int, grain: int = 1) -> list[tuple[int, int]]:
     """(start, count) of nearly equal pieces of at most about ``most``, in multiples of a grain."""
     if length == 0:
-        return []
+        return [(0, 0)]  # an empty tensor has its numbers, rows or columns, too
     pieces = -(-length // most)
     size = -(-length // pieces)
     size = -(-size // grain) * grain
@@ -195,17 +195,13 @@ def _flat(member: Member) -> list[tuple[int, int, int]]:
 
 
 def _by_row(member: Member) -> list[tuple[int, int, int]]:
-    if not member.elements:
-        return []
-    cut = _cut(member.rows, max(1, _most(member) // member.columns))
+    cut = _cut(member.rows, max(1, _most(member) // max(1, member.columns)))
     return [(start, count, count * member.columns) for start, count in cut]
 
 
 def _by_column(whole: bool) -> Callable[[Member], list[tuple[int, int, int]]]:
     def how(member: Member) -> list[tuple[int, int, int]]:
-        if not member.elements:
-            return []
-        most = member.columns if whole else max(64, _most(member) // member.rows)
+        most = member.columns if whole else max(64, _most(member) // max(1, member.rows))
         cut = _cut(member.columns, most, 16)
         return [(start, count, count * member.rows) for start, count in cut]
 

@@ -16,8 +16,8 @@ from pellucid.compose import Pipeline
 from pellucid.fuse.cache import compiled
 from pellucid.fuse.emit import Layout, emit_pass, emit_scalars
 from pellucid.fuse.emit_numba import HOST, HOST_NAMES, NUMBA
-from pellucid.fuse.graph import Node, Rank
-from pellucid.fuse.segment import Pass, Segmented, segment
+from pellucid.fuse.graph import Node, Rank, walk
+from pellucid.fuse.segment import Pass, Segmented, segment, splits
 from pellucid.fuse.trace import NdimAsked, Traced, Variant, trace
 
 __all__ = ["Program", "program", "runtime_function"]
@@ -92,6 +92,12 @@ class Program:
     def asks_new(self, name: str) -> bool:
         """Whether the program asks if a slot is new."""
         return any(n.op == "is_new" and n.data == name for n in self.segmented.nodes)
+
+    @property
+    def global_reductions(self) -> list[Node]:
+        """Reductions over all tensors that the update asks for, used or not."""
+        asked = [n for n in walk(self.traced.over_all.values()) if splits(n) and n.data[0] == "all"]
+        return list(dict.fromkeys([*self.segmented.global_reductions, *asked]))
 
     @property
     def step_column(self) -> int:

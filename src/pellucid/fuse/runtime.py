@@ -21,7 +21,7 @@ FLAGS: dict[str, Any] = {
     "nogil": True,
     "error_model": "numpy",
     # Never nnan, ninf or reassoc: they delete isfinite() and compensated sums.
-    "fastmath": {"contract", "arcp", "nsz"},
+    "fastmath": {"contract", "nsz"},
 }
 _INTS = int64[:, ::1]
 _FLOATS = float64[:, ::1]

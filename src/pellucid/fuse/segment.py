@@ -132,7 +132,7 @@ def segment(traced: Traced) -> Segmented:
     changed = [
         (name, node)
         for name, node in [*traced.slots.items(), ("param", traced.param)]
-        if not (node.op in ("param", "slot") and node.data in (None, name))
+        if (node.op, node.data) != (("param", None) if name == "param" else ("slot", name))
     ]
     wide = (Rank.ROW, Rank.ELEMENT)
     final = tuple(one for one in changed if slot_rank(traced, one[0]) in wide)

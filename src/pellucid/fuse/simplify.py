@@ -103,7 +103,8 @@ def _folded(graph: Graph, op: str, args: tuple[Node, ...]) -> Node | None:
 def _reduced(graph: Graph, op: str, args: tuple[Node, ...], data: Any) -> Node | None:
     """A sum of squares forms its squares in float64, where they cannot overflow."""
     (a,) = args
-    if a.rank == Rank.SCALAR or (a.rank == Rank.TENSOR and data[0] != "all"):
+    over = {Rank.TENSOR: ("tensor", "row", "column"), Rank.ROW: ("row",), Rank.COLUMN: ("column",)}
+    if a.rank == Rank.SCALAR or data[0] in over.get(a.rank, ()):
         if op == "sum":  # of one number
             return a
         return graph.make("abs", (a,)) if op == "max_abs" else graph.make("mul", (a, a))

@@ -44,6 +44,7 @@ class Traced:
     slots: dict[str, Node] = field(default_factory=dict)  # new values, by full name
     shared: dict[str, Node] = field(default_factory=dict)  # of optimizer-wide slots
     vetoes: list[Node] = field(default_factory=list)  # scalar conditions
+    over_all: dict[tuple[int, int], Node] = field(default_factory=dict)  # by occurrence
     ranks: dict[str, Rank] = field(default_factory=dict)  # of each present slot
     ndim_matters: bool = False
 
@@ -102,13 +103,21 @@ class Tracer:
         if name == "where" and nodes[1].boolean != nodes[2].boolean:
             raise RuleError("ops.where was given a condition and a number to choose from")
         data: Any = None
-        if row.kind == "reduction":
-            data = (over, self._occurrence() if over == "all" else None)
-        elif row.kind == "random":
+        if row.kind in ("reduction", "size"):
+            return self._reduction(name, nodes, over or "tensor")
+        if row.kind == "random":
             data, nodes = self._occurrence(), (self.step().node,)
-        elif row.kind == "size":
-            return self.symbol(self._size(nodes[0], over or "tensor"))
         return self.symbol(self.graph.make(name, nodes, data))
+
+    def _reduction(self, name: str, nodes: tuple[Node, ...], over: Over) -> Symbol:
+        key = self._occurrence() if over == "all" else None
+        if name == "size":
+            node = self._size(nodes[0], over)
+        else:
+            node = self.graph.make(name, nodes, (over, key))
+        if key is not None:
+            self.into.over_all[key] = node
+        return self.symbol(node)
 
     def _occurrence(self) -> tuple[int, int]:
         self.occurrences += 1
@@ -220,10 +229,11 @@ class Tracer:
         node = self.node(condition)
         if not node.boolean:
             raise RuleError("veto takes a condition, such as ~ops.isfinite(x); got a number")
+        key = self._occurrence()
         if node.rank != Rank.SCALAR:
             one, zero = self.graph.const(1.0), self.graph.const(0.0)
             number = self.graph.make("where", (node, one, zero))
-            most = self.graph.make("max_abs", (number,), ("all", self._occurrence()))
+            most = self.graph.make("max_abs", (number,), ("all", key))
             node = self.graph.make("gt", (most, zero))
         self.into.vetoes.append(node)
 

@@ -38,12 +38,15 @@ class TorchBackend:
     ) -> Any:
         chosen = getattr(torch, dtype) if dtype else None
         if kind == "param":
+            value: Any = fill
+            if param.is_complex():  # pairs of reals
+                value, chosen = complex(fill, fill), chosen.to_complex() if chosen else None
             return torch.full_like(
-                param.detach(), fill, dtype=chosen, memory_format=torch.preserve_format
+                param.detach(), value, dtype=chosen, memory_format=torch.preserve_format
             )
         if chosen is None:
             chosen = scalar_dtype() if kind == "scalar" else param.real.dtype
-        return torch.full(shape, fill, dtype=chosen)
+        return torch.full(shape, fill, dtype=chosen, device=param.device)
 
     def like(self, param: Any, array: Any) -> Any:
         param = self.real(param)

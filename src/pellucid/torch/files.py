@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pellucid.changes import Change, Journal
+from pellucid.compose import Pipeline
 from pellucid.controls import Controls
 from pellucid.fuse.engine import slot_kind, slot_shape
+from pellucid.rules import CATALOGUE
+from pellucid.torch.names import STEPS, names_of, rule_names
 
 if TYPE_CHECKING:
     from pellucid.torch.optimizer import Optimizer
 
-__all__ = ["checked_state", "finish_load"]
+__all__ = ["checked_own", "checked_state", "finish_load"]
+
+
+@dataclass(frozen=True)
+class Arriving:
+    """What a state dict has for us alone, read before anything changes."""
+
+    updates: int
+    seed: int
+    shared: dict[tuple[int, str], float]
+    drivers: list[dict[str, Any]]
+    journal: Journal | None  # None: the file is torch's, and the journal goes on
 
 
 def checked_state(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,6 +52,8 @@ def checked_state(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> dict[s
     by_key: dict[Any, int] = {}
     count = 0
     for number, (saved, mine) in enumerate(zip(groups, own, strict=True)):
+        if not isinstance(saved, Mapping) or "params" not in saved:
+            raise ValueError(f"loaded state dict has no 'params' in its group {number}")
         if len(saved["params"]) != len(mine["params"]):
             raise ValueError(
                 "loaded state dict contains a parameter group that doesn't match the size of "
@@ -45,14 +64,11 @@ def checked_state(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> dict[s
             by_key[key] = count
             count += 1
         filled.append(_filled(optimizer.controls[number], saved, mine))
+    kept = dict(state)
     for key, slots in state.items():
         if key in by_key:
             _check_slots(optimizer, by_key[key], slots)
-    kept = {
-        key: {name: value for name, value in slots.items() if value is not None}
-        for key, slots in state.items()
-        if key in by_key
-    }
+            kept[key] = {name: value for name, value in slots.items() if value is not None}
     return {"state": kept, "param_groups": filled}
 
 
@@ -72,50 +88,120 @@ def _filled(
     return merged
 
 
-def _check_slots(optimizer: Optimizer, index: int, slots: Mapping[str, Any]) -> None:
+@cache
+def _slots_of_rules() -> frozenset[str]:
+    """What torch's names call the slots of the catalogue: no key of anyone else's."""
+    pipelines = [Pipeline((rule(),), (0,)) for rule in CATALOGUE.values()]
+    return frozenset(name for one in pipelines for name in names_of(one).slots.values())
+
+
+def _check_slots(optimizer: Optimizer, index: int, slots: Any) -> None:
     entry = optimizer.entries[index]
     names = optimizer.controls[entry.group].names
     shape = tuple(entry.param.shape)
-    expected = {
-        names.slots[full]: slot_shape(slot_kind(declared, shape, full), shape)
-        for full, (_, declared) in entry.pipeline.slots.items()
-        if declared.scope == "parameter"
+    where = f"parameter {index} ({entry.name!r}, shape {shape})"
+    if not isinstance(slots, Mapping):
+        raise ValueError(f"loaded state dict has {type(slots).__name__} for {where}: no dict")
+    declared = {
+        names.slots[full]: (stage, one)
+        for full, (stage, one) in entry.pipeline.slots.items()
+        if one.scope == "parameter"
     }
-    for name, value in slots.items():
-        if name == "step" or value is None:
-            continue
-        if name not in expected:
+    held = {name: value for name, value in slots.items() if value is not None}
+    for name, value in held.items():
+        if name == "step":
+            _check_step(value, where)
+        elif name in declared:
+            wanted = slot_shape(slot_kind(declared[name][1], shape, name), shape)
+            _check_slot(name, value, wanted, entry.param, where)
+        elif name in _slots_of_rules():
             raise ValueError(
-                f"loaded state dict has a slot {name!r} for parameter {index} ({entry.name!r}); "
-                f"{optimizer.stage!r} has {', '.join(expected) or 'none'}: load it into an "
-                "optimizer with the same rule"
+                f"loaded state dict has a slot {name!r} for {where}; {optimizer.stage!r} has "
+                f"{', '.join(declared) or 'none'}: load it into an optimizer with the same rule"
             )
-        found = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-        if found != expected[name]:
-            raise ValueError(
-                f"loaded state dict has {name!r} of shape {found} for parameter {index} "
-                f"({entry.name!r}, shape {shape}); expected is {expected[name]}"
-            )
+    own = [name for name, (stage, _) in declared.items() if stage is entry.pipeline.rule]
+    needed = [name for name in own if declared[name][1].when is None]
+    if STEPS & set(rule_names(entry.pipeline)):
+        needed.append("step")
+    missing = [name for name in needed if name not in held]
+    if missing and any(name in held for name in (*own, "step")):
+        raise ValueError(
+            f"loaded state dict has no {missing[0]!r} for {where}, only {', '.join(held)}: load "
+            "it into an optimizer with the same rule"
+        )
 
 
-def finish_load(optimizer: Optimizer, own: Mapping[str, Any] | None) -> None:
-    """After torch has replaced groups and state: follow them, and read what is ours."""
+def _check_step(value: Any, where: str) -> None:
+    number = isinstance(value, (int, float)) or (
+        isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_complex()
+    )
+    if not number or not 0 <= float(value) < math.inf:
+        raise ValueError(
+            f"loaded state dict has the step {value!r} for {where}; allowed is a count of updates"
+        )
+
+
+def _check_slot(
+    name: str, value: Any, wanted: tuple[int, ...], param: torch.Tensor, where: str
+) -> None:
+    found = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+    if found != wanted:
+        raise ValueError(
+            f"loaded state dict has {name!r} of shape {found} for {where}; expected is {wanted}"
+        )
+    if value.is_complex() and not param.is_complex():
+        raise ValueError(
+            f"loaded state dict has {name!r} of dtype {value.dtype} for {where}, which is real"
+        )
+
+
+def checked_own(
+    optimizer: Optimizer, fitting: Mapping[str, Any], own: Mapping[str, Any] | None
+) -> Arriving:
+    """What the key ``pellucid`` holds; of a file without it, what torch's own keys tell."""
+    if own is None:
+        members = {key for group in fitting["param_groups"] for key in group["params"]}
+        slots = [slots for key, slots in fitting["state"].items() if key in members]
+        steps = [float(some.get("step", 0.0)) for some in slots]
+        updates = int(max(steps, default=0.0))
+        drivers = [dict(controls.drivers) for controls in optimizer.controls]
+        return Arriving(updates, optimizer.seed, optimizer.shared, drivers, None)
+    try:
+        updates, seed = int(own["updates"]), int(own["seed"])
+        shared = {(int(o), str(full)): float(value) for o, full, value in own["shared"]}
+        schedules, journal = list(own["schedules"]), Journal.from_list(own["journal"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"loaded state dict has a damaged part 'pellucid' ({error!r}): remove that key to "
+            "load the rest"
+        ) from error
+    if len(schedules) != len(optimizer.controls):
+        raise ValueError(
+            f"loaded state dict has schedules for {len(schedules)} groups, "
+            f"{len(optimizer.controls)} are here"
+        )
+    drivers = []
+    for controls, some in zip(optimizer.controls, schedules, strict=True):
+        scratch = Controls(
+            controls.label, controls.pipeline, controls.names, {}, controls.pipeline.given, journal
+        )
+        scratch.restore(some)
+        drivers.append(scratch.drivers)
+    return Arriving(updates, seed, shared, drivers, journal)
+
+
+def finish_load(optimizer: Optimizer, own: Arriving) -> None:
+    """After torch has replaced groups and state: follow them, and take what is ours."""
     old = [dict(controls.seen) for controls in optimizer.controls]
-    for controls, store in zip(optimizer.controls, optimizer.param_groups, strict=True):
-        controls.store = store
+    optimizer.updates, optimizer.shared = own.updates, own.shared
+    optimizer.seed = optimizer.engine.seed = own.seed
+    optimizer.journal = optimizer.journal if own.journal is None else own.journal
+    for controls, store, drivers in zip(
+        optimizer.controls, optimizer.param_groups, own.drivers, strict=True
+    ):
+        controls.store, controls.drivers = store, drivers
+        controls.journal = optimizer.journal
         controls.loaded()
-    if own is not None:
-        optimizer.updates = int(own["updates"])
-        optimizer.seed = optimizer.engine.seed = int(own["seed"])
-        optimizer.shared = {(int(o), full): float(v) for o, full, v in own["shared"]}
-        for controls, schedules in zip(optimizer.controls, own["schedules"], strict=True):
-            controls.restore(schedules)
-        optimizer.journal = Journal.from_list(own["journal"])
-        for controls in optimizer.controls:
-            controls.journal = optimizer.journal
-    else:
-        steps = [float(slots.get("step", 0.0)) for slots in optimizer.state.values()]
-        optimizer.updates = int(max(steps, default=0.0))
     for controls, before in zip(optimizer.controls, old, strict=True):
         for full, value in controls.seen.items():
             if value != before[full] and full not in controls.drivers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -18,6 +18,7 @@ from pellucid.fuse.program import program
 from pellucid.fuse.trace import Variant
 from pellucid.host import Host, check_patterns
 from pellucid.torch.arrays import TorchBackend, TorchNamespace
+from pellucid.torch.groups import Shelved, follow
 from pellucid.torch.names import STEPS, names_of, rule_names
 from pellucid.torch.watch import Watch
 
@@ -31,6 +32,7 @@ KEYS: dict[str, Any] = {
 }
 """Torch's switches between implementations: kept in groups, since torch's classes read them."""
 STATE_KEY = "pellucid"
+PIPELINE = ("stages", "ordinals", "label")  # what a pipeline is made of
 
 
 class _State:
@@ -69,6 +71,7 @@ class Optimizer(Host, torch.optim.Optimizer):
 
     xp: Any = TorchNamespace()
     _switches: dict[str, Any] = KEYS
+    _arriving: Any = None  # what a state dict that is being loaded has for us alone
 
     def __init__(
         self,
@@ -88,6 +91,7 @@ class Optimizer(Host, torch.optim.Optimizer):
         self._watches: list[tuple[Watch, Plan, Any, tuple[Any, ...]]] = []
         self._counters: dict[int, Any] = {}
         self._taken: list[Any] = []
+        self.shelf: list[Shelved] = []
         torch.optim.Optimizer.__init__(self, _listed(params), {})
         names = [entry.name for entry in self.entries]
         self._router.check_used(names)
@@ -118,37 +122,56 @@ class Optimizer(Host, torch.optim.Optimizer):
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"a parameter group is a dict, got {type(param_group).__name__}")
+        if "params" not in param_group:
+            raise ValueError("a parameter group needs the key 'params': a list of parameters")
+        follow(self)
         given = {key: value for key, value in param_group.items() if key != "params"}
-        named = self._named(param_group["params"], given.pop("param_names", None))
+        members, named = self._named(param_group["params"], given.pop("param_names", None))
         split: dict[tuple[int, Any], list[tuple[str, Any]]] = {}
         pipelines: dict[int, Pipeline] = {}
-        for name, param in named:
+        for name, param in members:
             pipeline = self._router.pipeline(name, param)
             pipelines[id(pipeline)] = pipeline
             chosen = next((p for p in self._patterns if matches(p, name, param)), None)
             split.setdefault((id(pipeline), chosen), []).append((name, param))
         prepared = []
-        for (identity, chosen), members in split.items():
+        for (identity, chosen), some in split.items():
             pipeline = pipelines[identity]
             values, foreign = self._values(pipeline, chosen, given)
-            prepared.append((pipeline, chosen, members, values, foreign))
-        for pipeline, chosen, members, values, foreign in prepared:
+            prepared.append((pipeline, chosen, some, values, foreign))
+        for pipeline, chosen, some, values, foreign in prepared:
             self._taken.append(chosen)
             label = self._label(pipeline, chosen, foreign)
-            self._add(pipeline, label, members, values, foreign)
+            self._add(pipeline, label, some, named, values, foreign)
 
-    def _named(self, params: Any, names: Any) -> list[tuple[str, Any]]:
-        """(name, parameter) pairs of a group, checked; unnamed ones are numbered."""
+    def pipeline_of(self, name: str, param: Any) -> Pipeline:
+        """The stages that update a parameter of this name."""
+        return self._router.pipeline(name, param)
+
+    @staticmethod
+    def check_param(name: Any, param: Any) -> None:
+        """Raise unless a parameter can be updated."""
+        _check_param(name, param)
+
+    def _named(self, params: Any, names: Any) -> tuple[list[tuple[str, Any]], bool]:
+        """(name, parameter) pairs of a group, checked, and whether the user named them."""
+        if isinstance(params, (set, frozenset)):
+            raise TypeError("params is a set, whose order differs between runs: give a list")
         listed = [params] if isinstance(params, torch.Tensor) else list(params)
         if names is not None:
             listed = list(zip(names, listed, strict=True))
         count = len(self.entries)
         known = {id(entry.param): entry.name for entry in self.entries}
         found: list[tuple[str, Any]] = []
+        named = bool(listed) and isinstance(listed[0], (tuple, list))
         for number, one in enumerate(listed):
-            unnamed = not isinstance(one, (tuple, list))
-            name, param = (f"param_{count + number}", one) if unnamed else one
-            if unnamed and self._patterns:
+            if isinstance(one, (tuple, list)) != named or (named and len(one) != 2):
+                raise ValueError(
+                    "some parameters of a group have names and some have none: give (name, "
+                    "parameter) pairs for all of them or for none"
+                )
+            name, param = one if named else (f"param_{count + number}", one)
+            if not named and self._patterns:
                 raise ValueError(
                     "groups= needs names: pass the model or model.named_parameters() instead of "
                     "model.parameters()"
@@ -163,7 +186,12 @@ class Optimizer(Host, torch.optim.Optimizer):
             found.append((name, param))
         if not found:
             raise ValueError("a parameter group is empty: give at least one parameter")
-        return found
+        if self.param_groups and named != ("param_names" in self.param_groups[0]):
+            raise ValueError(
+                "all optimizer param groups should be with/without names: this one is "
+                f"{'with' if named else 'without'}, unlike the others"
+            )
+        return found, named
 
     def _values(
         self, pipeline: Pipeline, chosen: Any, given: dict[str, Any]
@@ -190,25 +218,34 @@ class Optimizer(Host, torch.optim.Optimizer):
             parts.append(chosen if isinstance(chosen, str) else "predicate")
         label = " & ".join(parts)
         taken = {controls.label for controls in self.controls}
-        if not label or label in taken:
-            return f"group {len(self.controls)}"
-        return label
+        return label if label and label not in taken else self.free_label()
+
+    def free_label(self) -> str:
+        """The name of a group that has none."""
+        taken = {controls.label for controls in self.controls}
+        number = len(self.controls)
+        while f"group {number}" in taken:
+            number += 1
+        return f"group {number}"
 
     def _add(
         self,
         pipeline: Pipeline,
         label: str,
         members: list[tuple[str, Any]],
+        named: bool,
         values: Mapping[str, Any],
         foreign: Mapping[str, Any],
     ) -> None:
-        numbered = all(name.startswith("param_") for name, _ in members)
-        params: list[Any] = [param for _, param in members] if numbered else list(members)
+        params: list[Any] = list(members) if named else [param for _, param in members]
         store: dict[str, Any] = {"params": params, **self._switches, **foreign}
         if not label.startswith("group "):
             store["name"] = label
-        self.defaults = {}
-        super().add_param_group(store)
+        kept, self.defaults = self.defaults, {}  # which would go into the group
+        try:
+            super().add_param_group(store)
+        finally:
+            self.defaults = kept
         store = self.param_groups[-1]
         self.controls.append(
             Controls(label, pipeline, names_of(pipeline), store, values, self.journal)
@@ -247,12 +284,14 @@ class Optimizer(Host, torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         if extras or self.extra_inputs():
+            follow(self)
             if loss is not None and "loss" not in extras and "loss" in self.extra_inputs():
                 extras["loss"] = loss
             checked = self._checked_extras(extras)
         else:
             checked = {}
         if not self._quick_step(checked):
+            follow(self)
             self._update(self._gradients(), checked)
         return loss
 
@@ -264,7 +303,8 @@ class Optimizer(Host, torch.optim.Optimizer):
             return False
         readings = structure = None
         for position, (watch, plan, known, kept) in enumerate(self._watches):
-            if watch.holds(self.state) is None:
+            grads = watch.holds(self.param_groups, self.state)  # alive until the launch is over
+            if grads is None:
                 continue
             readings = readings or self.readings()
             same = len(kept) == len(readings) and all(
@@ -301,6 +341,7 @@ class Optimizer(Host, torch.optim.Optimizer):
         return done
 
     def _update(self, gradients: dict[int, Any], extras: dict[str, Any]) -> bool:
+        self._counters.clear()
         readings = self.readings()
         if self.transformers:
             gradients = self._transformed(gradients)
@@ -331,10 +372,16 @@ class Optimizer(Host, torch.optim.Optimizer):
         )
         if self.transformers or plan.staged_in or plan.grad_buffers or not direct:
             return
+        if not plan.entries or not all(isinstance(held, dict) for held in self.state.values()):
+            return
         active = {id(entry.param) for entry in plan.entries}
         params = [entry.param for entry in plan.entries]
         idle = [entry.param for entry in self.entries if id(entry.param) not in active]
-        watch = Watch(params, idle, grads, self.state, [], plan.launch)
+        slots = [array for some in plan.slots for array in some.values()]
+        counters = [counter for counter in plan.counters if counter is not None]
+        watch = Watch(
+            params, idle, grads, slots, counters, self.param_groups, self.state, plan.launch
+        )
         known = next(key[1] for key, kept in self._plans.items() if kept is plan)
         self._watches = [one for one in self._watches if one[1] is not plan]
         self._watches.insert(0, (watch, plan, known, ()))
@@ -371,9 +418,12 @@ class Optimizer(Host, torch.optim.Optimizer):
             )
         if not array.is_conj() and array.numel() and not array.data_ptr():
             raise ValueError(f"{what} of {entry.name!r} has no memory (a null pointer)")
-        if param.numel() and not param.data_ptr():
-            raise ValueError(f"parameter {entry.name!r} has no memory (a null pointer)")
         _check_param(entry.name, param)
+        _check_memory(param, f"parameter {entry.name!r}")
+        held = self.state.get(param) or {}
+        for full, native in self.controls[entry.group].names.slots.items():
+            if held.get(native) is not None:
+                _check_memory(held[native], f"slot {full!r} of {entry.name!r}")
 
     def _transformed(self, gradients: dict[int, Any]) -> dict[int, Any]:
         """Gradients after the plain functions, which must leave parameters alone."""
@@ -426,34 +476,35 @@ class Optimizer(Host, torch.optim.Optimizer):
         made = program(entry.pipeline, variant, len(shape), "float32")
         return made.segmented.reads_step
 
-    def _step_of(self, entry: Entry) -> Any:
-        held = self.state.get(entry.param, {}).get("step")
-        if held is None:
-            if not self._counts(entry):
-                return None
-            held = self._counters.get(entry.index)
-            if held is None:
-                known = self.state.get(entry.param)
-                begun = float(self.updates) if known else 0.0
-                held = self._counters[entry.index] = torch.tensor(begun, dtype=torch.float32)
-        elif not isinstance(held, torch.Tensor) or held.dtype != torch.float32 or held.dim():
-            made = torch.tensor(float(held), dtype=torch.float32)
-            held = self._counters[entry.index] = self.state[entry.param]["step"] = made
-        return held
+    def _held_step(self, entry: Entry) -> Any:
+        held = self.state.get(entry.param)
+        return None if not held else held.get("step")
 
-    def _commit(self, readings: Any, step: Step) -> None:
-        super()._commit(readings, step)
-        for index, counter in self._counters.items():
-            held = self.state[self.entries[index].param]
-            rest = {key: value for key, value in held.items() if key != "step"}
-            held.clear()
-            held.update({"step": counter, **rest})
-        self._counters.clear()
+    def _step_of(self, entry: Entry) -> Any:
+        held = self._held_step(entry)
+        if _is_counter(held) or (held is None and not self._counts(entry)):
+            return held
+        made = self._counters.get(entry.index)
+        if made is None:
+            begun = float(self.updates) if self.state.get(entry.param) else 0.0
+            begun = begun if held is None else _counted(held, entry.name)
+            made = torch.tensor(begun, dtype=torch.float32, device="cpu")
+            self._counters[entry.index] = made
+        return made
+
+    def _keep_step(self, entry: Entry, counter: Any) -> None:
+        held = self.state[entry.param]
+        rest = {key: value for key, value in held.items() if key != "step"}
+        held.clear()
+        held.update({"step": counter, **rest})
 
     def _advance(self, entry: Entry) -> None:
         counter = self._step_of(entry)
-        if counter is not None:
-            counter += 1
+        if counter is None:
+            return
+        counter += 1
+        if counter is not self._held_step(entry):
+            self._keep_step(entry, counter)
 
     def _threads(self) -> int:
         return min(threads(), torch.get_num_threads())
@@ -462,6 +513,7 @@ class Optimizer(Host, torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's; what has no place there is plain data under the key ``pellucid``."""
+        follow(self)
         found: dict[str, Any] = super().state_dict()
         found[STATE_KEY] = self._own_state()
         return found
@@ -482,13 +534,25 @@ class Optimizer(Host, torch.optim.Optimizer):
         Raises:
             ValueError: what differs in groups, slots or shapes. Nothing was changed.
         """
-        from pellucid.torch.files import checked_state, finish_load
+        from pellucid.torch.files import checked_own, checked_state
 
-        fitting = checked_state(self, state_dict)
-        super().load_state_dict(fitting)
-        finish_load(self, state_dict.get(STATE_KEY))
+        follow(self)
+        hooks = self._optimizer_load_state_dict_pre_hooks
+        loaded = dict(state_dict)
+        for hook in [*hooks.values()]:
+            changed = hook(self, loaded)
+            loaded = loaded if changed is None else changed
+        fitting = checked_state(self, loaded)
+        self._arriving = checked_own(self, fitting, loaded.get(STATE_KEY))
+        self._optimizer_load_state_dict_pre_hooks = OrderedDict()  # they were called
+        try:
+            super().load_state_dict(fitting)
+        finally:
+            self._optimizer_load_state_dict_pre_hooks = hooks
+            self._arriving = None
 
     def __getstate__(self) -> dict[str, Any]:
+        follow(self)
         state: dict[str, Any] = super().__getstate__()
         state[STATE_KEY] = {
             "own": self._own_state_live(),
@@ -499,7 +563,12 @@ class Optimizer(Host, torch.optim.Optimizer):
             "patterns": self._patterns,
             "switches": self._switches,
             "groups": [
-                (controls.label, dict(controls.drivers), [e.name for e in self._members(number)])
+                (
+                    controls.label,
+                    dict(controls.drivers),
+                    [entry.name for entry in self.entries if entry.group == number],
+                    tuple(getattr(controls.pipeline, key) for key in PIPELINE),
+                )
                 for number, controls in enumerate(self.controls)
             ],
         }
@@ -513,9 +582,6 @@ class Optimizer(Host, torch.optim.Optimizer):
             "journal": self.journal.to_list(),
         }
 
-    def _members(self, group: int) -> list[Entry]:
-        return [entry for entry in self.entries if entry.group == group]
-
     def __setstate__(self, state: dict[str, Any]) -> None:
         own = state.pop(STATE_KEY, None)
         if own is not None:
@@ -527,7 +593,7 @@ class Optimizer(Host, torch.optim.Optimizer):
             self._patterns, self.by_graph = own["patterns"], own["by_graph"]
             self._switches = own["switches"]
             self._router = Router(self.stage)
-            self._watches, self._counters, self._taken = [], {}, []
+            self._watches, self._counters, self._taken, self.shelf = [], {}, [], []
             self.updates, self.shared = live["updates"], live["shared"]
             self.journal = Journal.from_list(live["journal"])
         super().__setstate__(state)
@@ -535,13 +601,17 @@ class Optimizer(Host, torch.optim.Optimizer):
             if not isinstance(self.state, defaultdict):
                 self.state = defaultdict(dict, self.state)
             self._rebuild(own["groups"])
+        elif self._arriving is not None:
+            from pellucid.torch.files import finish_load
 
-    def _rebuild(self, groups: list[tuple[str, dict[str, Any], list[str]]]) -> None:
+            finish_load(self, self._arriving)
+
+    def _rebuild(self, groups: list[tuple[str, dict[str, Any], list[str], Any]]) -> None:
         """Controls and entries for groups that were pickled or copied."""
-        for number, (label, drivers, names) in enumerate(groups):
+        for number, (label, drivers, names, stages) in enumerate(groups):
             store = self.param_groups[number]
-            first = store["params"][0]
-            pipeline = self._router.pipeline(names[0], first)
+            first = store["params"][0] if names else None
+            pipeline = self._router.pipeline(names[0], first) if names else Pipeline(*stages)
             native = names_of(pipeline)
             controls = Controls(label, pipeline, native, {}, pipeline.given, self.journal)
             controls.store, controls.drivers = store, dict(drivers)
@@ -588,8 +658,53 @@ def _check_param(name: Any, param: Any) -> None:
         raise ValueError(
             f"parameter {name!r} is expanded: several elements share memory; use its .clone()"
         )
+    if param.is_conj() or param.is_neg():
+        raise ValueError(
+            f"parameter {name!r} is a lazily conjugated or negated view: use its "
+            ".resolve_conj().resolve_neg()"
+        )
     if param.requires_grad and not param.is_leaf and not param.retains_grad:
         raise ValueError("can't optimize a non-leaf Tensor")
+
+
+def _check_memory(array: Any, what: str) -> None:
+    """Raise unless a kernel can write a tensor."""
+    if not isinstance(array, torch.Tensor):
+        raise TypeError(f"{what} is {type(array).__name__}; allowed is a tensor")
+    if array.layout != torch.strided or array.device.type != "cpu":
+        raise TypeError(
+            f"{what} is {array.layout} on {array.device}; allowed is a dense tensor on the CPU"
+        )
+    if array.is_conj() or array.is_neg():
+        raise ValueError(f"{what} is a lazily conjugated or negated view: use a .clone()")
+    if not array.numel():
+        return
+    if not array.data_ptr():
+        raise ValueError(f"{what} has no memory (a null pointer)")
+    if any(n > 1 and s == 0 for n, s in zip(array.shape, array.stride(), strict=True)):
+        raise ValueError(f"{what} is expanded: several elements share memory; use a .clone()")
+
+
+def _is_counter(value: Any) -> bool:
+    """Whether a kernel can count in this tensor: torch's own form on the CPU."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.dtype == torch.float32
+        and value.dim() == 0
+        and value.device.type == "cpu"
+        and bool(value.data_ptr())
+    )
+
+
+def _counted(value: Any, name: str) -> float:
+    """The number of updates that something else than a proper counter holds."""
+    try:
+        count = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        count = -1.0
+    if not 0 <= count < 1 << 62:
+        raise ValueError(f"the step of {name!r} is {value!r}; allowed is a count of updates")
+    return count
 
 
 def _check_switches(store: Mapping[str, Any]) -> None:

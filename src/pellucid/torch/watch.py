@@ -23,6 +23,7 @@ __all__ = ["Watch", "gradient_of"]
 
 gradient_of = attrgetter("grad")
 _pointer_of = torch.Tensor.data_ptr
+_END = object()
 
 
 call_pointer: Any  # these names are the compiler's: see `pellucid.fuse.runtime.namespace`
@@ -91,7 +92,28 @@ def _guards(tensors: Sequence[Any]) -> Any:
 
 
 def _layout(tensor: Any) -> tuple[Any, ...]:
-    return type(tensor), tensor.dtype, tensor.device, tensor.shape, tensor.stride()
+    if tensor is None or tensor.layout != torch.strided:
+        return (tensor,)  # none of these is ever equal to a dense tensor's
+    lazy = tensor.is_conj(), tensor.is_neg()
+    return type(tensor), tensor.dtype, tensor.device, tensor.shape, tensor.stride(), lazy
+
+
+def _layouts(tensors: Sequence[Any]) -> list[tuple[Any, ...]]:
+    return [*map(_layout, tensors)]
+
+
+class Layouts:
+    """What tensors are, beside where they lie: type, dtype, device, shape and strides."""
+
+    def __init__(self, tensors: Sequence[Any]) -> None:
+        self.guards = _guards(tensors)
+        self.known = None if self.guards else _layouts(tensors)
+
+    def hold(self, tensors: Sequence[Any]) -> bool:
+        """Whether these tensors are what those were."""
+        if self.guards is not None:
+            return bool(self.guards.check(*tensors))
+        return _layouts(tensors) == self.known
 
 
 class Watch:
@@ -102,32 +124,48 @@ class Watch:
         params: Sequence[Any],
         idle: Sequence[Any],
         grads: Sequence[Any],
+        slots: Sequence[Any],
+        counters: Sequence[Any],
+        groups: list[dict[str, Any]],
         state: Any,
-        extra: Sequence[Any],
         launch: Launch,
     ) -> None:
         """Args:
         params: parameters of the launch, in its order, each with a gradient.
         idle: the optimizer's other parameters, which have none.
         grads: this step's gradients.
+        slots: all arrays of the state that the launch writes.
+        counters: all step counters that it advances.
+        groups: the optimizer's ``param_groups``.
         state: the optimizer's state: its values are dicts.
-        extra: further tensors whose memory the launch writes, each with its parameter's layout.
         """
-        self.params, self.idle, self.state, self.launch = list(params), list(idle), state, launch
-        self.held = [*chain.from_iterable(map(dict.values, state.values()))]
-        written = [tensor for tensor in self.held if isinstance(tensor, torch.Tensor)]
-        self.tensors = [*self.params, *written, *extra]
+        self.params, self.idle, self.launch = list(params), list(idle), launch
+        self.groups, self.state = groups, state
+        self.held = [*self._objects()]
+        self.keys, self.sizes = self._keys()
+        self.ids = numpy.array([id(one) for one in self.held], numpy.int64)
+        self.shaped = [*params, *slots]
+        self.layouts, self.grad_layouts = Layouts(self.shaped), Layouts(grads)
+        self.tensors = [*self.shaped, *counters]
         self.expected = numpy.array([_pointer_of(t) for t in self.tensors], numpy.int64)
         self.alive = [tensor.detach() for tensor in self.tensors]  # keeps their memory
-        self.ids = numpy.array([id(one) for one in self.held], numpy.int64)
         self.tensor_ids = numpy.array([id(one) for one in self.tensors], numpy.int64)
         self.found = numpy.zeros(len(self.params), numpy.int64)
+        self.nonempty = numpy.array([param.numel() > 0 for param in self.params], bool)
         self.reader = _reader()
-        self.guards = _guards(grads)
-        self.layouts = None if self.guards else [*map(_layout, grads)]
-        self.nonempty = numpy.array([param.numel() > 0 for param in self.params])
         if not self._same(grads):  # a reader that reads wrong is not used
             self.reader = None
+
+    def _objects(self) -> chain[Any]:
+        """Groups, their parameters and all that the state holds, in order."""
+        groups = chain.from_iterable(chain((group,), group["params"]) for group in self.groups)
+        slots = chain.from_iterable(map(dict.values, self.state.values()))
+        return chain(groups, self.state, self.state.values(), slots)
+
+    def _keys(self) -> tuple[list[Any], list[int]]:
+        """The names in the state, and how many each parameter has."""
+        values = self.state.values()
+        return [*chain.from_iterable(values)], [*map(len, values)]
 
     def _same(self, grads: Sequence[Any]) -> bool:
         expected = numpy.array([_pointer_of(grad) for grad in grads], numpy.int64)
@@ -135,20 +173,16 @@ class Watch:
 
     def _pointers(self, grads: list[Any]) -> bool:
         """Compare what is held and where; fill in the gradients' pointers."""
-        count = len(self.held)
-        if self.reader is None:
-            values = [*chain.from_iterable(map(dict.values, self.state.values()))]
-            same = len(values) == count and all(map(is_, values, self.held))
-            if not same or [*map(_pointer_of, self.tensors)] != self.expected.tolist():
-                return False
-            self.found[:] = [*map(_pointer_of, grads)]
-            return True
-        every = chain.from_iterable(map(dict.values, self.state.values()))
         try:
-            held = numpy.fromiter(every, object, count)
-        except (ValueError, TypeError):
+            if (self.keys, self.sizes) != self._keys():
+                return False
+            if self.reader is None:
+                return self._pointers_one_by_one(grads)
+            every = self._objects()
+            held = numpy.fromiter(every, object, len(self.held))
+        except (KeyError, TypeError, ValueError):  # fewer, or no dict of the expected form
             return False
-        if next(every, None) is not None:
+        if next(every, _END) is not _END:
             return False
         objects = numpy.fromiter(grads, object, len(grads))
         address, loop, _ = self.reader
@@ -162,9 +196,18 @@ class Watch:
             self.found,
         )
 
-    def holds(self, state: Any) -> list[Any] | None:
+    def _pointers_one_by_one(self, grads: list[Any]) -> bool:
+        held = [*self._objects()]
+        if len(held) != len(self.held) or not all(map(is_, held, self.held)):
+            return False
+        if [*map(_pointer_of, self.tensors)] != self.expected.tolist():
+            return False
+        self.found[:] = [*map(_pointer_of, grads)]
+        return True
+
+    def holds(self, groups: Any, state: Any) -> list[Any] | None:
         """This step's gradients, if all is as it was and the launch now points at them."""
-        if state is not self.state:
+        if state is not self.state or groups is not self.groups:
             return None
         if self.reader is not None:
             self.reader[2](self.tensor_ids)
@@ -172,10 +215,7 @@ class Watch:
         for param in self.idle:
             if param.grad is not None:
                 return None
-        if self.guards is not None:
-            if not self.guards.check(*grads):
-                return None
-        elif None in grads or [*map(_layout, grads)] != self.layouts:
+        if not self.grad_layouts.hold(grads) or not self.layouts.hold(self.shaped):
             return None
         if not self._pointers(grads) or not self.found[self.nonempty].all():
             return None

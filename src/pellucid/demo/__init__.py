@@ -1,0 +1,57 @@
+"""``pellucid demo``: a short rule trains a real model, in view all the way."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pellucid.compose import Composed
+
+__all__ = ["FRAMEWORKS", "run"]
+
+FRAMEWORKS = {"numpy": "pellucid.demo.numpy_demo", "torch": "pellucid.demo.torch_demo"}
+LATER = ("jax", "keras")
+
+
+def run(
+    console: Console, framework: str = "numpy", rule: Composed | None = None, epochs: int = 30
+) -> bool:
+    """Train, show, change, and check.
+
+    Args:
+        console: where it is shown.
+        framework: ``"numpy"`` or ``"torch"``.
+        rule: what to train with; None is the demo's own, `pellucid.demo.adamw.AdamW`.
+        epochs: how often each image is seen; the rate falls after two thirds of them.
+
+    Returns:
+        Whether the accuracy on held-out digits is what it should be, and all checks held.
+
+    Raises:
+        ValueError, ImportError: an unknown framework, or one that is not installed.
+    """
+    if framework in LATER:
+        raise ValueError(
+            f"framework {framework!r}: the demo for it comes later; there are "
+            f"{' and '.join(FRAMEWORKS)}"
+        )
+    if framework not in FRAMEWORKS:
+        raise ValueError(f"framework is {framework!r}; allowed is {' or '.join(FRAMEWORKS)}")
+    if epochs < 2:
+        raise ValueError(f"epochs is {epochs}; allowed is a whole number from 2")
+    if rule is None:
+        from pellucid.demo.adamw import AdamW
+
+        rule = AdamW()
+    try:
+        module = import_module(FRAMEWORKS[framework])
+    except ModuleNotFoundError as error:
+        if error.name != framework:
+            raise
+        raise ImportError(
+            f"the demo for {framework} needs it: pip install 'pellucid[{framework}]'"
+        ) from None
+    return bool(module.run(console, rule, epochs))
