@@ -62,9 +62,9 @@ def _console() -> Console:
 def demo(
     framework: Annotated[str, typer.Option(help="numpy or torch")] = "numpy",
     rule: Annotated[str | None, typer.Option(help=f"your own rule: {RULE_HELP}")] = None,
-    epochs: Annotated[int, typer.Option(hidden=True)] = 30,
+    epochs: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Train a small network on handwritten digits by a short rule, in view all the way."""
+    """Train a small network on handwritten digits by a rule of ten lines, in view all the way."""
     with _clear_errors():
         from pellucid.demo import run
         from pellucid.stage_text import rule_from_text

@@ -19,10 +19,10 @@ from pellucid.numpy import Optimizer
 
 __all__ = ["run"]
 
-TARGET = 0.97
+TARGET, EPOCHS = 0.97, 30
 
 
-def run(console: Console, rule: Composed, epochs: int) -> bool:
+def run(console: Console, rule: Composed, epochs: int = EPOCHS) -> bool:
     """Train, change the rate, save, load, continue; whether all is as it should be."""
     began = time.perf_counter()
     screen, digits, params = Screen(console), load_digits(), new_parameters()

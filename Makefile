@@ -1,0 +1,52 @@
+# Each target makes .venv and installs what it needs, once: a stamp in .venv says what is there.
+
+PYTHON ?= python3
+FRAMEWORK ?= numpy
+RULE ?=
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Bytecode is compiled when a module is first imported: most modules never are.
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
+
+EXTRAS_numpy := demo
+EXTRAS_torch := demo,torch
+
+.PHONY: demo test bench lint clean
+
+demo: $(VENV)/.demo-$(FRAMEWORK)
+	@$(BIN)/pellucid demo --framework $(FRAMEWORK) $(if $(RULE),--rule '$(RULE)')
+
+test: $(VENV)/.test
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+bench: $(VENV)/.test
+	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+lint: $(VENV)/.lint
+	@$(BIN)/ruff check
+	@$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Pellucid needs Python 3.11 or later; this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	@echo "Making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo-%: pyproject.toml | $(BIN)/python
+	@echo "Installing what the demo needs into $(VENV)"
+	@$(PIP) --editable '.[$(or $(EXTRAS_$*),demo)]'
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	@echo "Installing what the tests need into $(VENV)"
+	@$(PIP) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.lint: pyproject.toml | $(BIN)/python
+	@echo "Installing what lint needs into $(VENV)"
+	@$(PIP) --editable '.[lint,test]'
+	@touch $@
