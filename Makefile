@@ -12,10 +12,11 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
 
 EXTRAS_numpy := demo
 EXTRAS_torch := demo,torch
+PINS_torch := 'torch==2.13.0' # what the tests run with
 
 .PHONY: demo test bench lint clean
 
-demo: $(VENV)/.demo-$(FRAMEWORK)
+demo: $(VENV)/.demo-$(if $(EXTRAS_$(FRAMEWORK)),$(FRAMEWORK),numpy)
 	@$(BIN)/pellucid demo --framework $(FRAMEWORK) $(if $(RULE),--rule '$(RULE)')
 
 test: $(VENV)/.test
@@ -38,7 +39,7 @@ $(BIN)/python:
 
 $(VENV)/.demo-%: pyproject.toml | $(BIN)/python
 	@echo "Installing what the demo needs into $(VENV)"
-	@$(PIP) --editable '.[$(or $(EXTRAS_$*),demo)]'
+	@$(PIP) --editable '.[$(EXTRAS_$*)]'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python

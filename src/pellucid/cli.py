@@ -69,7 +69,8 @@ def demo(
         from pellucid.demo import run
         from pellucid.stage_text import rule_from_text
 
-        reached = run(_console(), framework, rule_from_text(rule) if rule else None, epochs)
+        stage = None if rule is None else rule_from_text(rule)
+        reached = run(_console(), framework, stage, epochs)
     if not reached:
         raise typer.Exit(1)
 
@@ -90,8 +91,13 @@ def _entry(rule: Any) -> str:
     """A rule's name, first sentence, arguments, and what its docstring says of its source."""
     from textwrap import indent
 
+    from pellucid.ops import is_number
+
     first, *parts = rule.__doc__.partition("\n\nArguments:\n")[0].split("\n\n")
-    hypers = [f"{name}={one.default:g}" for name, one in rule.declared.hypers.items()]
+    hypers = [
+        f"{name}={one.default:g}" if is_number(one.default) else f"{name}={one.default!r}"
+        for name, one in rule.declared.hypers.items()
+    ]
     choices = [f"{name}={one.default!r}" for name, one in rule.declared.options.items()]
     file = rule.__module__.replace(".", "/") + ".py"
     lines = [first, *(part for part in parts if not part.startswith(" ")), file]

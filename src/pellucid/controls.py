@@ -7,6 +7,7 @@ is kept here. Reading checks every number and every option; nothing is written b
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,7 @@ class Names:
 
     places: Mapping[str, Place]
     slots: Mapping[str, str]
+    refused: tuple[str, ...] = ()  # keys of the framework that can only be False here
 
     def native(self, full: str) -> str:
         """What the framework calls a hyperparameter: ``lr``, ``betas[0]``."""
@@ -191,7 +193,7 @@ class Controls:
 
     def _held(self) -> list[Any]:
         """What a reading depends on, as the framework's dict has it."""
-        return [*self.store, *map(self.store.get, self._keys)]
+        return [*self.store, *map(self.store.get, (*self._keys, *self.names.refused))]
 
     def _stands(self) -> bool:
         """Whether nobody wrote to the group since the last reading."""
@@ -246,6 +248,18 @@ class Controls:
     def _check_keys(self) -> None:
         """Keys of others are theirs; a near miss of one of ours is a mistake."""
         known = {*self._keys, *self.names.places}
+        for key in self.names.refused:
+            if self.store.get(key):
+                raise HyperparameterError(
+                    f"{self.label}: {key}={self.store[key]!r} cannot be had here; allowed is False"
+                )
+        counts = Counter(p.key for p in self.names.places.values() if p.position is not None)
+        for key, count in counts.items():
+            value = self.store.get(key)
+            if isinstance(value, (tuple, list)) and len(value) != count:
+                raise HyperparameterError(
+                    f"{self.label}: {key!r} is {value!r}; allowed are {count} numbers"
+                )
         for key in self.store:
             if not isinstance(key, str) or key in self._keys or key in FOREIGN:
                 continue

@@ -97,6 +97,7 @@ class Host:
         readings = self.readings()
         if self.transformers:
             gradients = self._transformed(gradients)
+        self._check_complete(gradients, extras)
         numbers = {name: value for name, value in extras.items() if is_number(value)}
         values = [reading.values for reading in readings]
         step = Step(values, self.updates, self._shared_slots(readings), numbers)
@@ -272,6 +273,15 @@ class Host:
             else:
                 checked[name] = self._by_index(given[name], name)
         return checked
+
+    def _check_complete(self, gradients: Mapping[int, Any], extras: Mapping[str, Any]) -> None:
+        """Raise if a parameter that has a gradient lacks an extra input."""
+        for name, given in extras.items():
+            for entry in () if is_number(given) else self.entries:
+                if entry.index in gradients and entry.index not in given:
+                    raise TypeError(
+                        f"step needs {name} for {entry.name!r}, too: that parameter has a gradient"
+                    )
 
     @abstractmethod
     def _by_index(self, given: Any, what: str) -> dict[int, Any]:

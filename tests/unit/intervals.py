@@ -224,7 +224,7 @@ class Bounds:
             shared = [value for (_, full), value in self.optimizer.shared.items() if full == name]
             return self.number([*shared, declared.init][:1] * len(self.entries))
         state = self.optimizer.state
-        held = [state[e.name][name] if e.name in state else None for e in self.entries]
+        held = [state.get(entry.name, {}).get(name) for entry in self.entries]
         made = self.arrays(
             [
                 self.first(declared, entry) if array is None else array

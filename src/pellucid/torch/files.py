@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["checked_own", "checked_state", "finish_load"]
 
+FLOATS = (torch.float32, torch.float64)
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Arriving:
@@ -32,6 +35,7 @@ class Arriving:
     shared: dict[tuple[int, str], float]
     drivers: list[dict[str, Any]]
     journal: Journal | None  # None: the file is torch's, and the journal goes on
+    numbers: list[dict[str, torch.Tensor]]  # of each parameter: slots of one value, as saved
 
 
 def checked_state(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,6 +81,7 @@ def _filled(
 ) -> dict[str, Any]:
     """A saved group with every key that ours has, its values checked."""
     merged = {**{key: mine[key] for key in mine if key not in ("params", "param_names")}, **saved}
+    merged |= {key: mine[key] for key in controls.names.refused if key in mine}  # of a GPU's file
     scratch = Controls(
         controls.label, controls.pipeline, controls.names, {}, controls.pipeline.given, Journal()
     )
@@ -165,7 +170,8 @@ def checked_own(
         steps = [float(some.get("step", 0.0)) for some in slots]
         updates = int(max(steps, default=0.0))
         drivers = [dict(controls.drivers) for controls in optimizer.controls]
-        return Arriving(updates, optimizer.seed, optimizer.shared, drivers, None)
+        numbers = _numbers(optimizer, fitting)
+        return Arriving(updates, optimizer.seed, optimizer.shared, drivers, None, numbers)
     try:
         updates, seed = int(own["updates"]), int(own["seed"])
         shared = {(int(o), str(full)): float(value) for o, full, value in own["shared"]}
@@ -187,7 +193,24 @@ def checked_own(
         )
         scratch.restore(some)
         drivers.append(scratch.drivers)
-    return Arriving(updates, seed, shared, drivers, journal)
+    return Arriving(updates, seed, shared, drivers, journal, _numbers(optimizer, fitting))
+
+
+def _numbers(optimizer: Optimizer, fitting: Mapping[str, Any]) -> list[dict[str, torch.Tensor]]:
+    """Slots of one value, of which torch would change the type: training would not go on alike."""
+    keys = [key for group in fitting["param_groups"] for key in group["params"]]
+    found = []
+    for entry, key in zip(optimizer.entries, keys, strict=True):
+        names = optimizer.controls[entry.group].names
+        slots, shape = fitting["state"].get(key, {}), tuple(entry.param.shape)
+        wanted = [
+            names.slots[full]
+            for full, (_, declared) in entry.pipeline.slots.items()
+            if declared.scope == "parameter" and slot_kind(declared, shape, full) == "scalar"
+        ]
+        held = {name: slots[name] for name in wanted if name in slots}
+        found.append({n: v for n, v in held.items() if v.dtype in FLOATS and v.device == CPU})
+    return found
 
 
 def finish_load(optimizer: Optimizer, own: Arriving) -> None:
@@ -202,6 +225,9 @@ def finish_load(optimizer: Optimizer, own: Arriving) -> None:
         controls.store, controls.drivers = store, drivers
         controls.journal = optimizer.journal
         controls.loaded()
+    for entry, numbers in zip(optimizer.entries, own.numbers, strict=True):
+        if numbers:
+            optimizer.state[entry.param].update(numbers)
     for controls, before in zip(optimizer.controls, old, strict=True):
         for full, value in controls.seen.items():
             if value != before[full] and full not in controls.drivers:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from operator import is_
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,7 @@ def follow(optimizer: Optimizer) -> None:
         zip(optimizer.param_groups, members, controls, strict=True)
     ):
         names = _names(optimizer, group, params, found, known, former)
+        known |= {id(param): name for name, param in zip(names, params, strict=True)}
         for name, param in zip(names, params, strict=True):
             optimizer.check_param(name, param)
             entries.append(Entry(len(entries), name, param, number, found.pipeline))
@@ -162,11 +164,15 @@ def _names(
     for shelved in optimizer.shelf:
         known |= {id(held()): name for name, held in shelved.members if held() is not None}
     before = next((former[n] for n, one in enumerate(optimizer.controls) if one is controls), [])
-    same = len(before) == len(params)
-    return [
-        known.get(id(param)) or (before[n].name if same else f"param_{len(known) + n}")
-        for n, param in enumerate(params)
-    ]
+    in_place = [entry.name for entry in before] if len(before) == len(params) else []
+    taken = set(known.values())
+    unused = (name for name in map("param_{}".format, count()) if name not in taken)
+    names = []
+    for number, param in enumerate(params):
+        name = known.get(id(param)) or (in_place[number] if in_place else next(unused))
+        names.append(name)
+        known[id(param)] = name
+    return names
 
 
 def _shelve(

@@ -73,4 +73,4 @@ def names_of(pipeline: Pipeline) -> Names:
         full: _place(table.get(full, full)) for full in (*pipeline.hypers, *pipeline.options)
     }
     slots = {full: table.get(full, full) for full in pipeline.slots}
-    return Names(places, slots)
+    return Names(places, slots, ("capturable", "differentiable"))

@@ -206,8 +206,8 @@ class Optimizer(Host, torch.optim.Optimizer):
             where = f"groups[{chosen!r}]"
             values.update(overrides(pipeline, names, self._patterns[chosen], where, ()))
         scratch: dict[str, Any] = {**self._switches, **foreign}
-        Controls("param group", pipeline, names, scratch, values, Journal()).read(0)
         _check_switches(scratch)
+        Controls("param group", pipeline, names, scratch, values, Journal()).read(0)
         return values, foreign
 
     def _label(self, pipeline: Pipeline, chosen: Any, foreign: Mapping[str, Any]) -> str:
@@ -420,7 +420,11 @@ class Optimizer(Host, torch.optim.Optimizer):
             raise ValueError(f"{what} of {entry.name!r} has no memory (a null pointer)")
         _check_param(entry.name, param)
         _check_memory(param, f"parameter {entry.name!r}")
-        held = self.state.get(param) or {}
+        held = self.state.get(param, {})
+        if not isinstance(held, dict):
+            raise TypeError(
+                f"the state of {entry.name!r} is {type(held).__name__}; allowed is a dict"
+            )
         for full, native in self.controls[entry.group].names.slots.items():
             if held.get(native) is not None:
                 _check_memory(held[native], f"slot {full!r} of {entry.name!r}")
@@ -566,6 +570,7 @@ class Optimizer(Host, torch.optim.Optimizer):
                 (
                     controls.label,
                     dict(controls.drivers),
+                    dict(controls.seen),
                     [entry.name for entry in self.entries if entry.group == number],
                     tuple(getattr(controls.pipeline, key) for key in PIPELINE),
                 )
@@ -606,16 +611,15 @@ class Optimizer(Host, torch.optim.Optimizer):
 
             finish_load(self, self._arriving)
 
-    def _rebuild(self, groups: list[tuple[str, dict[str, Any], list[str], Any]]) -> None:
+    def _rebuild(self, groups: list[tuple[str, dict[str, Any], Any, list[str], Any]]) -> None:
         """Controls and entries for groups that were pickled or copied."""
-        for number, (label, drivers, names, stages) in enumerate(groups):
+        for number, (label, drivers, seen, names, stages) in enumerate(groups):
             store = self.param_groups[number]
             first = store["params"][0] if names else None
             pipeline = self._router.pipeline(names[0], first) if names else Pipeline(*stages)
             native = names_of(pipeline)
             controls = Controls(label, pipeline, native, {}, pipeline.given, self.journal)
-            controls.store, controls.drivers = store, dict(drivers)
-            controls.loaded()
+            controls.store, controls.drivers, controls.seen = store, dict(drivers), dict(seen)
             self.controls.append(controls)
             for name, param in zip(names, store["params"], strict=True):
                 self.entries.append(Entry(len(self.entries), name, param, number, pipeline))
