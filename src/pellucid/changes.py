@@ -61,6 +61,13 @@ class Journal:
                 break
         self._entries.append(change)
 
+    def last(self, group: str, name: str) -> Any:
+        """The value that the last change of a hyperparameter gave it; None without one."""
+        for change in reversed(self._entries):
+            if (change.group, change.name) == (group, name):
+                return change.new
+        return None
+
     def __iter__(self) -> Iterator[Change]:
         return iter(self._entries)
 

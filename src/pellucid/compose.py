@@ -113,13 +113,17 @@ def chain(*stages: Any) -> Composed:
     for before, after in zip(range(len(flat)), range(1, len(flat)), strict=False):
         if places[before] > places[after]:
             raise ValueError(
-                f"{flat[after]!r} is a {kinds[after]} and stands after {flat[before]!r}, a "
-                f"{kinds[before]}; the order is {', '.join(ORDER)}"
+                f"{flat[after]!r} is {_a(kinds[after])} and stands after {flat[before]!r}, "
+                f"{_a(kinds[before])}; the order is {', '.join(ORDER)}"
             )
     _check_names(flat)
     if not transformers and len(flat) == 1:
         return flat[0]
     return Chain(tuple(transformers), tuple(flat))
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 def _check_names(stages: list[Stage | Route]) -> None:

@@ -208,11 +208,8 @@ class Host:
 
     def _still_holds(self, plan: Plan) -> bool:
         """Whether the arrays that a plan writes are still the parameters' and the state's."""
-        return (
-            not plan.new_counters
-            and self.engine.holds(plan)
-            and all(map(is_, map(self._held_step, plan.entries), plan.counters))
-        )
+        counters = map(self._held_step, plan.entries)
+        return self.engine.holds(plan) and all(map(is_, counters, plan.counters))
 
     def forget_plans(self) -> None:
         """Arrays were replaced: look at all of them again."""

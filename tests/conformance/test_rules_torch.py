@@ -324,23 +324,10 @@ def _assert_reference(case: Case, names: list[str], compiled: bool) -> None:
         _compare(run, results, largest, case.rule)
 
 
-COMPLEX = [name for name, problem in PROBLEMS.items() if problem.is_complex]
-
-
 @pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "lines"])
 @pytest.mark.parametrize("case", OURS, ids=str)
 def test_equals_its_reference(case: Case, compiled: bool) -> None:
-    by_row = case.rule == "RowwiseAdagrad" and not compiled
-    names = [name for name in PROBLEMS if not (by_row and name in COMPLEX)]  # see the next test
-    _assert_reference(case, names, compiled)
-
-
-@pytest.mark.xfail(
-    strict=True, reason="line by line, a row's slot does not broadcast against pairs of reals"
-)
-def test_rows_of_complex_parameters_line_by_line() -> None:
-    case = next(case for case in OURS if case.name == "RowwiseAdagrad-active")
-    _assert_reference(case, COMPLEX, compiled=False)
+    _assert_reference(case, list(PROBLEMS), compiled)
 
 
 # -- the same numbers as NumPy's ---------------------------------------------------------------

@@ -24,11 +24,12 @@ from torch.optim.swa_utils import SWALR
 
 import pellucid
 import pellucid.torch
-from pellucid import Adam, HyperparameterError, Lion, Rule, chain, clip_by_global_norm, route
+from pellucid import Adam, HyperparameterError, Lion, Rule, chain, clip_by_global_norm, ops, route
 from pellucid.rule import extra, hyper
 from pellucid.schedules import Cosine
 
 Tensor = torch.Tensor
+P = torch.nn.Parameter
 DTYPE = torch.float64
 SHAPES: list[tuple[int, ...]] = [(4, 4), (5,), (3, 3)]
 
@@ -216,6 +217,18 @@ def slot_transposed_in_place(params: list[Tensor], optimizer: Any) -> None:
 
 
 @action
+def step_replaced(params: list[Tensor], optimizer: Any) -> None:
+    if "step" in first_state(params, optimizer):
+        first_state(params, optimizer)["step"] = torch.tensor(10.0)
+
+
+@action
+def step_data_replaced(params: list[Tensor], optimizer: Any) -> None:
+    if "step" in first_state(params, optimizer):
+        first_state(params, optimizer)["step"].data = torch.tensor(20.0)
+
+
+@action
 def slots_copied(params: list[Tensor], optimizer: Any) -> None:
     """The usual `optimizer_to(device)`: each tensor by its copy."""
     for state in optimizer.state.values():
@@ -400,6 +413,46 @@ def test_anything_done_in_any_order(seed: int) -> None:
         name = str(drawn.choice(SEVERAL_TIMES))
         if drawn.random() < 0.7 and twins.mine.state.get(twins.params[0][0]):
             twins.both(ACTIONS[name])
+
+
+def _names_swapped(state: Any, one: Tensor, other: Tensor) -> None:
+    slots = state[one]
+    mean, square = slots.pop("exp_avg").abs_(), slots.pop("exp_avg_sq")
+    slots["exp_avg_sq"], slots["exp_avg"] = mean, square
+
+
+def _states_swapped(state: Any, one: Tensor, other: Tensor) -> None:
+    first, second = state.pop(one), state.pop(other)
+    state[other], state[one] = first, second
+
+
+def _slot_moved(state: Any, one: Tensor, other: Tensor) -> None:
+    """The first of one parameter's becomes the last of the other's."""
+    state[one]["mine"] = state[other].pop("theirs")
+
+
+@pytest.mark.parametrize("swap", [_names_swapped, _states_swapped, _slot_moved])
+def test_the_same_objects_in_the_same_order_under_other_names(swap: Any) -> None:
+    results = []
+    for make in (pellucid.torch.Adam, torch.optim.Adam):
+        params = [P(torch.full((3,), value, dtype=DTYPE)) for value in (1.0, 2.0)]
+        optimizer = make(params, lr=0.1)
+        for update in range(5):
+            for number, param in enumerate(params):
+                param.grad = torch.full_like(param, 1.0 + number - update)
+            if update == 2 and make is pellucid.torch.Adam:
+                assert is_quick(optimizer)
+            if update == 3:
+                swap(optimizer.state, *params)
+            if update == 2 and swap is _slot_moved:
+                optimizer.state[params[1]] = {"theirs": 1, **optimizer.state[params[1]]}
+            optimizer.step()
+        results.append([*params, *(optimizer.state[p][k] for p in params for k in STATE)])
+    for one, two in zip(*results, strict=True):
+        same(one, two)
+
+
+STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
 def test_memory_that_was_given_back_is_never_written() -> None:
@@ -776,7 +829,6 @@ def test_shared_elements_and_gaps_together_are_refused() -> None:
         optimizer.step()
 
 
-@pytest.mark.xfail(strict=True, reason="line by line, all is computed before the first write")
 def test_parameters_that_share_memory_line_by_line() -> None:
     results = []
     for compiled in (True, False):
@@ -788,6 +840,24 @@ def test_parameters_that_share_memory_line_by_line() -> None:
         optimizer.step()
         results.append(base)
     same(*results)
+
+
+def test_a_column_slot_of_a_complex_parameter_is_refused() -> None:
+    class Columns(pellucid.Rule):
+        """Keeps a sum for each column."""
+
+        total = pellucid.slot(shape="column")
+
+        def update(self, param: Any, grad: Any) -> Any:
+            self.total = self.total + ops.sum(grad, over="column")
+            return param - self.total
+
+    for compiled in (True, False):
+        param = torch.ones(3, 4, dtype=torch.complex64, requires_grad=True)
+        optimizer = pellucid.torch.Optimizer([param], Columns(), compiled=compiled)
+        param.grad = torch.ones_like(param)
+        with unchanged(optimizer), pytest.raises(TypeError, match="view_as_real"):
+            optimizer.step()
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -883,7 +953,6 @@ def ready(rule: str = "Adam", steps: int = 2, **values: Any) -> tuple[Any, list[
     return optimizer, params
 
 
-P = torch.nn.Parameter
 ONE = torch.ones(2)
 CONSTRUCTED: dict[str, tuple[Callable[[], Any], str]] = {
     "rate below": (lambda: pellucid.torch.Adam([P(ONE)], lr=-1), r"'lr'\] is -1; allowed is a fin"),

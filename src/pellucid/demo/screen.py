@@ -57,15 +57,14 @@ class Screen:
         columns = (
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("epochs  loss {task.fields[loss]:.3f}"),
-            TextColumn("accuracy {task.fields[accuracy]:.2%}"),
+            TextColumn("epochs  {task.fields[shown]}"),
             TimeElapsedColumn(),
         )
         with Progress(*columns, console=self.console) as bar:
-            task = bar.add_task("", total=epochs, loss=float("nan"), accuracy=0.0)
+            task = bar.add_task("", total=epochs, shown="loss ...")
 
             def report(loss: float, accuracy: float) -> None:
-                bar.update(task, advance=1, loss=loss, accuracy=accuracy)
+                bar.update(task, advance=1, shown=f"loss {loss:.3f}  accuracy {accuracy:.2%}")
 
             yield report
 

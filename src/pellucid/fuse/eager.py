@@ -16,7 +16,7 @@ import numpy
 
 from pellucid.controls import Reading
 from pellucid.declare import Extra, Hyper, Option, Slot
-from pellucid.fuse.engine import Entry
+from pellucid.fuse.engine import Entry, overlap_waves
 from pellucid.fuse.graph import Node, walk
 from pellucid.fuse.interpret import (
     Interpreter,
@@ -115,7 +115,7 @@ class LineByLine:
     def _scalar(self, array: Any, full: str) -> Any:
         """Slots of one value a tensor are plain numbers, as they are when compiled."""
         scalar = dict(self.tensor.program.variant.slots)[full] == "scalar"
-        return plain(float(array)) if scalar else array
+        return plain(float(array)) if scalar else _shaped(self.tensor, array)
 
     def _first(self, declared: Slot) -> Any:
         param, grad = self.inputs[0], self.inputs[1]
@@ -185,6 +185,16 @@ class LineByLine:
             return self.stage._bare(self).update(*inputs)
 
 
+def _shaped(tensor: Tensor, array: Any) -> Any:
+    """A slot's array that broadcasts against a complex parameter's pairs of reals."""
+    shape = tuple(tensor.param.shape)
+    if len(shape) == len(array.shape):
+        return array
+    if math.prod(array.shape) == math.prod(shape):
+        return array.reshape(shape)
+    return array.reshape((*array.shape, *[1] * (len(shape) - len(array.shape))))
+
+
 def _line_by_line(host: Host, tensor: Tensor, whole: Step, asleep: frozenset[str]) -> None:
     """Compute what one parameter becomes, by its stages' own lines."""
     before, grad, param, update = tensor.param, tensor.grad, tensor.param, None
@@ -214,7 +224,8 @@ def _leaf(host: Host, tensor: Tensor, whole: Step, node: Node) -> Any:
         return tensor.grad
     if node.op == "slot":
         scalar = dict(tensor.program.variant.slots)[node.data] == "scalar"
-        return float(tensor.slots[node.data]) if scalar else real(tensor.slots[node.data])
+        array = tensor.slots[node.data]
+        return float(array) if scalar else _shaped(tensor, real(array))
     if node.op == "hyper":
         return tensor.reading.values[node.data]
     if node.op == "step":
@@ -311,6 +322,8 @@ def _tensors(
         counter = host._step_of(entry)
         step = (host.updates if counter is None else int(counter)) + 1
         grad = real(gradients[entry.index])
+        if not shape and param.shape:  # one complex number is one row of two reals
+            param, grad = param.reshape((1, 2)), grad.reshape((1, 2))
         tensors.append(
             Tensor(entry, made, param, grad, slots, new, reading, step, extras)
         )
@@ -334,9 +347,32 @@ def _write(host: Host, tensors: Sequence[Tensor]) -> None:
         for full, value in tensor.after.items():
             target = tensor.param if full == "param" else backend.real(tensor.slots[full])
             # a value may be another slot's own array, which is about to be written
-            writes.append((target, backend.contiguous(value) if is_array(value) else value))
+            if is_array(value):
+                value = backend.contiguous(value)
+                if len(value.shape) > len(target.shape):  # a row's slot of pairs of reals
+                    value = value.reshape(tuple(target.shape))
+            writes.append((target, value))
     for target, value in writes:
         backend.fill(target, value)
+
+
+def _compute(host: Host, tensor: Tensor, whole: Step) -> None:
+    if host.by_graph:
+        _by_graph(host, tensor, whole)
+    else:
+        _line_by_line(host, tensor, whole, host.asleep())
+
+
+def _write_in_waves(host: Host, tensors: Sequence[Tensor], whole: Step) -> None:
+    """Write all; parameters that overlap are updated one after the other, as by a loop."""
+    params = [tensor.param for tensor in tensors]
+    waves = overlap_waves([host.engine.span(param) for param in params])
+    for wave in range(max(waves, default=0) + 1):
+        chosen = [tensor for tensor, own in zip(tensors, waves, strict=True) if own == wave]
+        for tensor in chosen if wave else ():
+            tensor.after.clear()
+            _compute(host, tensor, whole)
+        _write(host, chosen)
 
 
 def eager_update(
@@ -352,13 +388,10 @@ def eager_update(
     with numpy.errstate(all="ignore"):  # infinities and NaN pass silently, as in a kernel
         _global_totals(host, tensors, whole)
         for tensor in tensors:
-            if host.by_graph:
-                _by_graph(host, tensor, whole)
-            else:
-                _line_by_line(host, tensor, whole, host.asleep())
+            _compute(host, tensor, whole)
         if any(tensor.vetoed for tensor in tensors):
             return False
-        _write(host, tensors)
+        _write_in_waves(host, tensors, whole)
     for tensor in tensors:
         entry = tensor.entry
         for full in tensor.slots:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy
@@ -290,6 +291,11 @@ class Engine:
             where = f"slot {full!r} of {entry.name!r}"
             kinds[full] = slot_kind(declared, shape, where)
             wanted = slot_shape(kinds[full], shape)
+            if kinds[full] == "column" and len(self.backend.real(entry.param).shape) > len(shape):
+                raise TypeError(
+                    f"{where}: its parameter is complex, and a slot with one value a column is "
+                    "not built for pairs of reals; give the optimizer torch.view_as_real(param)"
+                )
             if array is None:
                 array = self._created(entry, stage, declared, kinds[full], wanted, numbers)
                 new.add(full)
@@ -355,7 +361,7 @@ class Engine:
         if not plan.grad_buffers:
             return
         reals = [self.backend.real(entry.param) for entry in plan.entries]
-        spans = numpy.array([*map(self._span, reals)], numpy.int64)
+        spans = numpy.array([*map(self.span, reals)], numpy.int64)
         for position in plan.grad_buffers:
             start, end = spans[position]
             near = numpy.flatnonzero((spans[:, 0] < end) & (start < spans[:, 1])).tolist()
@@ -377,7 +383,7 @@ class Engine:
         pairs = zip(backend.shape(array), backend.strides(array), strict=True)
         return [(length, item * stride) for length, stride in pairs]
 
-    def _span(self, array: Any) -> tuple[int, int]:
+    def span(self, array: Any) -> tuple[int, int]:
         """The first and behind the last address of an array; the same if it is empty."""
         start = end = self.backend.address(array)
         axes = self._axes(array)
@@ -398,27 +404,28 @@ class Engine:
     def _waves(self, members: Sequence[Member]) -> None:
         """Put parameters that overlap in memory into waves that run one after the other."""
         spans = []
-        for number, member in enumerate(members):
+        for member in members:
             start = member.addresses["param", None]
             item = 8 if member.program.compute == "float64" else 4
-            if member.elements:
-                spans.append((start, start + item * member.elements, number))
-        spans.sort()
-        reach, clash = 0, False
-        for start, end, _ in spans:
-            clash = clash or start < reach
-            reach = max(reach, end)
-        if not clash:
-            return
-        ends = {number: (start, end) for start, end, number in spans}
-        for number in sorted(ends):
-            start, end = ends[number]
-            earlier = [
-                members[other].wave
-                for other, (begin, until) in ends.items()
-                if other < number and begin < end and start < until
-            ]
-            members[number].wave = max(earlier, default=-1) + 1
+            spans.append((start, start + item * member.elements))
+        for member, wave in zip(members, overlap_waves(spans), strict=True):
+            member.wave = wave
+
+
+def overlap_waves(spans: Sequence[tuple[int, int]]) -> list[int]:
+    """For each span of addresses its wave: behind the waves of earlier spans that it overlaps."""
+    waves = [0] * len(spans)
+    ordered = sorted((span, number) for number, span in enumerate(spans) if span[0] < span[1])
+    if all(one[0][1] <= other[0][0] for one, other in pairwise(ordered)):
+        return waves
+    for number, (start, end) in enumerate(spans):
+        earlier = [
+            waves[other]
+            for other, (begin, until) in enumerate(spans[:number])
+            if begin < end and start < until and begin < until and start < end
+        ]
+        waves[number] = max(earlier, default=-1) + 1
+    return waves
 
 
 def _present(pipeline: Pipeline, stage: Any, declared: Slot, truth: Mapping[str, Any]) -> bool:

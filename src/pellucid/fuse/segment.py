@@ -153,17 +153,3 @@ def _writing(
 def slot_rank(traced: Traced, name: str) -> Rank:
     """Over what a stored value varies: by the slot's shape, not by the value's rank."""
     return Rank.ELEMENT if name == "param" else traced.ranks[name]
-
-
-def bytes_moved(segmented: Segmented, item: int) -> int:
-    """Bytes read and written for each element of a parameter, all passes together."""
-    total = 0
-    for one in segmented.passes:
-        reads = {
-            (node.op, node.data)
-            for node in one.nodes
-            if node.op in ("param", "grad", "slot", "extra") and node.rank == Rank.ELEMENT
-        }
-        writes = [name for name, rank in one.store_ranks if rank == Rank.ELEMENT]
-        total += item * (len(reads) + len(writes))
-    return total

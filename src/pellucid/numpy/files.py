@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,11 +64,19 @@ def save(optimizer: Optimizer, file: Any) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
         with os.fdopen(handle, "wb") as stream:
-            numpy.savez(stream, **arrays)
+            _write_archive(stream, arrays)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _write_archive(stream: Any, arrays: Mapping[str, Any]) -> None:
+    """As `numpy.savez`, which has names of its own that no array may bear."""
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                numpy.lib.format.write_array(member, numpy.asanyarray(array), allow_pickle=False)
 
 
 def load(optimizer: Optimizer, file: Any) -> None:
@@ -180,7 +189,8 @@ def _restore(
         controls.restore(described["groups"][number]["schedules"])
         controls.loaded()
         for full, value in controls.seen.items():
-            if value != old[number][full] and full not in controls.drivers:
+            known = journal.last(controls.label, full)
+            if value not in (old[number][full], known) and full not in controls.drivers:
                 step = optimizer.updates + 1
                 journal.record(Change(step, controls.label, full, old[number][full], value, "load"))
     optimizer.forget_plans()

@@ -230,7 +230,8 @@ def finish_load(optimizer: Optimizer, own: Arriving) -> None:
             optimizer.state[entry.param].update(numbers)
     for controls, before in zip(optimizer.controls, old, strict=True):
         for full, value in controls.seen.items():
-            if value != before[full] and full not in controls.drivers:
+            known = optimizer.journal.last(controls.label, full)
+            if value not in (before[full], known) and full not in controls.drivers:
                 change = Change(
                     optimizer.updates + 1, controls.label, full, before[full], value, "load"
                 )
