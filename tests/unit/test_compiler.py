@@ -144,9 +144,9 @@ def operations_rule(rank: str) -> Rule:
     def update(self: Any, param: Any, grad: Any) -> Any:
         x, y = {
             "element": lambda: (grad, param),
-            "row": lambda: (ops.max_abs(grad, "row"), ops.mean(param, "row")),
-            "column": lambda: (ops.max_abs(grad, "column"), ops.mean(param, "column")),
-            "tensor": lambda: (ops.max_abs(grad), ops.mean(param)),
+            "row": lambda: (ops.max_abs(grad, "row") + 0.5, ops.mean(param, "row")),
+            "column": lambda: (ops.max_abs(grad, "column") + 0.5, ops.mean(param, "column")),
+            "tensor": lambda: (ops.max_abs(grad) + 0.5, ops.mean(param)),
             "all": lambda: (ops.max_abs(grad, "all"), ops.mean(param, "all")),
             "number": lambda: (self.rate, -self.step),
             "mixed": lambda: (grad, self.rate),
@@ -671,9 +671,12 @@ def test_conditions_of_plain_numbers() -> None:
 
     class Conditions(Rule):
         rate = hyper(1.0)
+        single = slot(2.0, shape="scalar")
+        shared = slot(2.0, scope="optimizer")
 
         def update(self, param: Any, grad: Any) -> Any:
             self.veto(~ops.isfinite(ops.norm(grad)))
+            self.veto(~(self.single > 1) | ~(self.shared > 1) | ~self.is_new("single"))
             late = ops.where(~(self.step > 5) & (self.rate > 0), 1.0, 0.0)
             mixed = ops.where((self.step > 5) | (grad > 0), 1.0, 0.0)
             again = ops.where((param >= 0) & ~(self.rate == 0), 1.0, 0.0)
@@ -688,7 +691,11 @@ def test_division_of_plain_numbers() -> None:
     class Divides(Rule):
         rate = hyper(1.0)
 
+        single = slot(shape="scalar")
+        shared = slot(scope="optimizer")
+
         def update(self, param: Any, grad: Any) -> Any:
+            self.veto((1 / self.single != math.inf) | (1 / self.shared != math.inf))
             zero = ops.norm(0.0 * grad, over="all")
             factor = ops.minimum(1.0, self.rate / zero)
             wrong = zero / zero

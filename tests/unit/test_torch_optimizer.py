@@ -376,6 +376,16 @@ def test_what_is_done_between_steps_is_seen_at_the_next(name: str, rule: str) ->
     assert is_quick(twins.mine) == (name not in NEVER_QUICK)
 
 
+@pytest.mark.parametrize("name", ACTIONS)
+def test_the_same_where_torch_exports_no_reader(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two parts of torch by which the watch is quick are not public: it does without."""
+    monkeypatch.setattr(pellucid.torch.watch, "_reader", lambda: None)
+    monkeypatch.setattr(pellucid.torch.watch, "_guards", lambda tensors: None)
+    test_what_is_done_between_steps_is_seen_at_the_next(name, "Adam")
+
+
 SEVERAL_TIMES = [
     name
     for name in ACTIONS
@@ -473,19 +483,45 @@ def test_memory_that_was_given_back_is_never_written() -> None:
         others = [torch.full(shape, 5.0, dtype=DTYPE) for shape in SHAPES for _ in range(8)]
 
 
-def test_parameters_memory_is_not_kept_for_long() -> None:
+def test_memory_that_is_no_longer_used_is_given_back() -> None:
+    """Also by what was made for gradients of other parameters than those of the last step."""
     twins = Twins("Adam")
     twins.step(3)
-    import weakref
-
-    storages = [weakref.ref(param.data.untyped_storage()) for param in twins.params[0]]
-    pointers = {param.data_ptr() for param in twins.params[0]}
-    for param in (*twins.params[0], *twins.params[1]):
-        param.data = param.data.clone()
+    twins.gradients()
+    for params in twins.params:
+        params[2].grad = None
+    for optimizer in (twins.mine, twins.other):
+        optimizer.step()
+    slots = [value for state in twins.mine.state.values() for value in state.values()]
+    pointers = [one.data_ptr() for one in (*twins.params[0], *slots)]
+    del slots
+    for params, optimizer in zip(twins.params, (twins.mine, twins.other), strict=True):
+        for param in params:
+            param.data = param.data.clone()
+        slots_copied(params, optimizer)
     twins.step()
-    held = {t.data_ptr() for watch, *_ in twins.mine._watches for t in watch.alive}
-    assert not pointers & held
-    assert not any(storage() for storage in storages)
+    kept = [tensor for watch, *_ in twins.mine._watches for tensor in watch.alive]
+    assert not {one.data_ptr() for one in kept} & set(pointers)
+    assert len(twins.mine._watches) == len(twins.mine._plans) == 1
+
+
+def test_a_vetoed_first_update_leaves_no_trace() -> None:
+    """Slots begin with the values of the first update that is made."""
+    weight, idle = P(torch.ones(3, dtype=DTYPE)), P(torch.ones(3, dtype=DTYPE))
+    rule = chain(pellucid.skip_nonfinite(), pellucid.Rprop(0.1))
+    optimizer = pellucid.torch.Optimizer([weight, idle], rule)
+    weight.grad = torch.full((3,), float("nan"), dtype=DTYPE)
+    idle.grad = torch.ones(3, dtype=DTYPE)
+    for _ in range(3):
+        with unchanged(optimizer):
+            optimizer.step()
+    assert len(optimizer.state) == 0
+    optimizer.param_groups[0]["lr"] = 0.4
+    weight.grad = torch.ones(3, dtype=DTYPE)
+    optimizer.step()
+    same(weight, torch.full((3,), 0.6, dtype=DTYPE))
+    same(optimizer.state[weight]["step_size"], torch.full((3,), 0.4, dtype=DTYPE))
+    assert float(optimizer.state[weight]["step"]) == 1.0
 
 
 # -- groups ------------------------------------------------------------------------------------
@@ -1138,6 +1174,13 @@ def test_a_schedule_that_fails_later_leaves_no_trace() -> None:
     with unchanged(optimizer), pytest.raises(HyperparameterError, match=r"at step 3 is -0\.5"):
         optimizer.step()
     group["lr"] = 0.1  # what it was
+    optimizer.step()
+    assert group["lr"] == 0.1
+    assert len(optimizer.journal) == 0
+    group["lr"], group["eps"] = falling, -1.0  # the one is good, the other is not
+    with unchanged(optimizer), pytest.raises(HyperparameterError, match="epsilon"):
+        optimizer.step()
+    group["lr"], group["eps"] = 0.1, 1e-8
     optimizer.step()
     assert group["lr"] == 0.1
     assert len(optimizer.journal) == 0

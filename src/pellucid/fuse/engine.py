@@ -215,9 +215,10 @@ class Engine:
         )
 
     def holds(self, plan: Plan) -> bool:
-        """Whether the arrays that a plan writes are still the parameters' and the state's."""
-        if plan.pending:  # of an update that was vetoed: slots begin with the values of today
-            return False
+        """Whether the arrays that a plan writes are still the parameters' and the state's.
+
+        Not so after a veto of a first update: new slots begin with the values of the next one.
+        """
         for entry, slots, counter, facts in zip(
             plan.entries, plan.slots, plan.counters, plan.facts, strict=True
         ):

@@ -114,6 +114,39 @@ def call_pointer(_: Any, function: Any, argument: Any) -> Any:
 
 
 @intrinsic
+def call_two(_: Any, function: Any, first: Any, second: Any) -> Any:
+    """Call the C function at an address, ``int32 (void *, void *)``, on integers."""
+
+    def codegen(__: Any, builder: Any, ___: Any, args: Any) -> Any:
+        word = ir.IntType(64)
+        kind = ir.FunctionType(ir.IntType(32), [word, word]).as_pointer()
+        return builder.call(builder.inttoptr(args[0], kind), [args[1], args[2]])
+
+    return int32(int64, int64, int64), codegen
+
+
+def _prefetch(builder: Any, address: Any) -> None:
+    """Three cache lines from an address on: a hint, which cannot fault."""
+    word, byte = ir.IntType(64), ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [byte, *[ir.IntType(32)] * 3])
+    hint = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+    flags = [ir.Constant(ir.IntType(32), value) for value in (0, 3, 1)]
+    for offset in (0, 64, 128):
+        line = builder.add(address, ir.Constant(word, offset))
+        builder.call(hint, [builder.inttoptr(line, byte), *flags])
+
+
+@intrinsic
+def prefetch_lines(_: Any, address: Any) -> Any:
+    """Prefetch what lies at an address."""
+
+    def codegen(__: Any, builder: Any, ___: Any, args: Any) -> Any:
+        _prefetch(builder, args[0])
+
+    return types.void(int64), codegen
+
+
+@intrinsic
 def prefetch_tensor(_: Any, address: Any) -> Any:
     """Prefetch a Python tensor and the tensor it points at: a hint, which cannot fault.
 
@@ -122,16 +155,9 @@ def prefetch_tensor(_: Any, address: Any) -> Any:
     """
 
     def codegen(__: Any, builder: Any, ___: Any, args: Any) -> Any:
-        word, byte = ir.IntType(64), ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [byte, *[ir.IntType(32)] * 3])
-        hint = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
-        flags = [ir.Constant(ir.IntType(32), value) for value in (0, 3, 1)]
-        inner = builder.load(
-            builder.inttoptr(builder.add(args[0], ir.Constant(word, 24)), word.as_pointer())
-        )
-        for offset in (0, 64, 128):
-            line = builder.add(inner, ir.Constant(word, offset))
-            builder.call(hint, [builder.inttoptr(line, byte), *flags])
+        word = ir.IntType(64)
+        place = builder.add(args[0], ir.Constant(word, 24))
+        _prefetch(builder, builder.load(builder.inttoptr(place, word.as_pointer())))
 
     return types.void(int64), codegen
 
@@ -236,6 +262,8 @@ def namespace(compute: str, storage: dict[int, str]) -> dict[str, Any]:
         "sign_of": _SIGN[compute],
         "larger_or_nan": _larger_or_nan,
         "call_pointer": call_pointer,
+        "call_two": call_two,
+        "prefetch_lines": prefetch_lines,
         "prefetch_tensor": prefetch_tensor,
         "uniform_at": _uniform_at,
         "normal_at": _normal_at,

@@ -18,6 +18,7 @@ import torch
 
 from pellucid.fuse.launch import Launch
 from pellucid.fuse.program import runtime_function
+from pellucid.torch.handles import handles_of
 
 __all__ = ["Watch", "gradient_of"]
 
@@ -54,14 +55,8 @@ def moved(reader, held_at, ids, tensors, expected, grads_at, found):  # type: ig
     return 0
 
 
-def prefetch(tensors):  # type: ignore[no-untyped-def]
-    """Have tensors' objects brought into the cache, all at once instead of one by one."""
-    for i in range(tensors.shape[0]):
-        prefetch_tensor(tensors[i])
-
-
 @cache
-def _reader() -> tuple[int, Any, Any] | None:
+def _reader() -> tuple[int, Any] | None:
     """The address of torch's pointer reader and the compiled loop, or None."""
     try:
         from torch._C._dynamo import guards
@@ -71,11 +66,11 @@ def _reader() -> tuple[int, Any, Any] | None:
         return None
     if not isinstance(address, int) or not address:
         return None
-    from numba import int64, types
+    from numba import int64
 
     ints = int64[::1]
     loop = runtime_function(moved, int64(int64, int64, ints, ints, ints, int64, ints))
-    return address, loop, runtime_function(prefetch, types.void(ints))
+    return address, loop
 
 
 def _guards(tensors: Sequence[Any]) -> Any:
@@ -142,13 +137,14 @@ class Watch:
         self.params, self.idle, self.launch = list(params), list(idle), launch
         self.groups, self.state = groups, state
         self.held = [*self._objects()]
-        self.keys, self.sizes = self._keys()
         self.ids = numpy.array([id(one) for one in self.held], numpy.int64)
         self.shaped = [*params, *slots]
-        self.layouts, self.grad_layouts = Layouts(self.shaped), Layouts(grads)
-        self.tensors = [*self.shaped, *counters]
+        self.grad_layouts = Layouts(grads)
+        self.handles = handles_of([*self.shaped, *counters])
+        self.layouts = None if self.handles else Layouts(self.shaped)
+        self.tensors = [*self.shaped, *counters] if self.handles is None else []
         self.expected = numpy.array([_pointer_of(t) for t in self.tensors], numpy.int64)
-        self.alive = [tensor.detach() for tensor in self.tensors]  # keeps their memory
+        self.alive = [tensor.detach() for tensor in (*self.shaped, *counters)]  # their memory
         self.tensor_ids = numpy.array([id(one) for one in self.tensors], numpy.int64)
         self.found = numpy.zeros(len(self.params), numpy.int64)
         self.nonempty = numpy.array([param.numel() > 0 for param in self.params], bool)
@@ -159,13 +155,9 @@ class Watch:
     def _objects(self) -> chain[Any]:
         """Groups, their parameters and all that the state holds, in order."""
         groups = chain.from_iterable(chain((group,), group["params"]) for group in self.groups)
-        slots = chain.from_iterable(map(dict.values, self.state.values()))
-        return chain(groups, self.state, self.state.values(), slots)
-
-    def _keys(self) -> tuple[list[Any], list[int]]:
-        """The names in the state, and how many each parameter has."""
         values = self.state.values()
-        return [*chain.from_iterable(values)], [*map(len, values)]
+        names, slots = chain.from_iterable(values), chain.from_iterable(map(dict.values, values))
+        return chain(groups, self.state, values, names, slots)
 
     def _same(self, grads: Sequence[Any]) -> bool:
         expected = numpy.array([_pointer_of(grad) for grad in grads], numpy.int64)
@@ -174,8 +166,6 @@ class Watch:
     def _pointers(self, grads: list[Any]) -> bool:
         """Compare what is held and where; fill in the gradients' pointers."""
         try:
-            if (self.keys, self.sizes) != self._keys():
-                return False
             if self.reader is None:
                 return self._pointers_one_by_one(grads)
             every = self._objects()
@@ -185,7 +175,7 @@ class Watch:
         if next(every, _END) is not _END:
             return False
         objects = numpy.fromiter(grads, object, len(grads))
-        address, loop, _ = self.reader
+        address, loop = self.reader
         return not loop(
             address,
             held.__array_interface__["data"][0],
@@ -205,17 +195,22 @@ class Watch:
         self.found[:] = [*map(_pointer_of, grads)]
         return True
 
+    def _lie_alike(self) -> bool:
+        return self.layouts is not None and self.layouts.hold(self.shaped)
+
     def holds(self, groups: Any, state: Any) -> list[Any] | None:
         """This step's gradients, if all is as it was and the launch now points at them."""
         if state is not self.state or groups is not self.groups:
             return None
-        if self.reader is not None:
-            self.reader[2](self.tensor_ids)
+        if self.handles is not None:
+            self.handles.prefetch()
         grads = list(map(gradient_of, self.params))
         for param in self.idle:
             if param.grad is not None:
                 return None
-        if not self.grad_layouts.hold(grads) or not self.layouts.hold(self.shaped):
+        if not self.grad_layouts.hold(grads):
+            return None
+        if not (self.handles.hold() if self.handles else self._lie_alike()):
             return None
         if not self._pointers(grads) or not self.found[self.nonempty].all():
             return None
