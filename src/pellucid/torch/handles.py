@@ -116,8 +116,9 @@ class Handles:
         self.functions, self.loop, self.ahead, aoti = library
         self.tensors = list(tensors)  # alive, and so are the handles inside them
         capsules = aoti.unsafe_alloc_void_ptrs_from_tensors(self.tensors)
-        # A handle is a C++ tensor, which is one pointer. A Python tensor holds one of its own, which counts no further reference (torch.utils.swap_tensors and
-        # module.to() may refuse a tensor with several) and follows when the two are swapped.
+        # A handle is a C++ tensor, which is one pointer. A Python tensor holds one of its own,
+        # which counts no further reference (torch.utils.swap_tensors and module.to() may refuse
+        # a tensor with several) and follows when the two are swapped.
         words = [_word(_address(capsule)) for capsule in capsules]
         aoti.alloc_tensors_by_stealing_from_void_ptrs(capsules)  # which frees them
         self.handles = numpy.array([id(one) + INSIDE for one in self.tensors], numpy.int64)
