@@ -356,14 +356,14 @@ def on_programs(examples: int, reductions: bool, length: int, dtype: str) -> Che
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_elementwise_programs(dtype: str) -> None:
-    checked = on_programs(6, False, 20, dtype)
+    checked = on_programs(5, False, 20, dtype)
     assert checked.bounded > 0.8 * checked.all
     assert checked.sharp > 0.7 * checked.all
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_programs_with_reductions(dtype: str) -> None:
-    checked = on_programs(6, True, 20, dtype)
+    checked = on_programs(5, True, 20, dtype)
     assert checked.bounded > 0.8 * checked.all
     assert checked.sharp > 0.7 * checked.all
 

@@ -296,6 +296,7 @@ def raised(param: Array, grad: Array, factor: float) -> Array:
     [(Shrink(), shrunk), (chain(clip_by_global_norm(9.0), Raise()), raised)],
 )
 def test_overlapping_parameters_run_in_order(
+    mode: str,
     stage: Any,
     reference: Callable[..., Array],
     same: bool,
@@ -315,7 +316,8 @@ def test_overlapping_parameters_run_in_order(
     }
     if same:  # one chunk each: threads that take several at once lose what the others write
         parts = {f"view{number}": slice(0, length // 3) for number in range(12)}
-    one = Optimizer({**{n: base[part] for n, part in parts.items()}, "apart": apart}, stage)
+    params = {name: base[part] for name, part in parts.items()}
+    one = optimizer(mode, {**params, "apart": apart}, stage)
     grads = {name: rng.standard_normal(param.shape) for name, param in one.params.items()}
     factor = min(1, 9 / np.sqrt(sum(np.sum(grad**2) for grad in grads.values())))
     for _ in range(2):
@@ -742,9 +744,7 @@ def drops(pairs: Pairs) -> Pairs:
 def test_transformer_that_fails(mode: str, functions: Any, error: Any, says: str) -> None:
     broken = False
 
-    steps = [
-        (lambda pairs, one=one: one(pairs) if broken else pairs) for one in functions
-    ]
+    steps = [(lambda pairs, one=one: one(pairs) if broken else pairs) for one in functions]
     for step, function in zip(steps, functions, strict=True):
         step.__name__ = function.__name__
     one = optimizer(mode, vectors("p", "q"), momentum(), gradient_transformers=steps)

@@ -376,13 +376,21 @@ def test_what_is_done_between_steps_is_seen_at_the_next(name: str, rule: str) ->
     assert is_quick(twins.mine) == (name not in NEVER_QUICK)
 
 
+LACKING = {
+    "no handles": ["handles_of"],
+    "no handles, no reader": ["handles_of", "_reader"],
+    "nothing": ["handles_of", "_reader", "_guards"],
+}
+
+
+@pytest.mark.parametrize("lacking", LACKING)
 @pytest.mark.parametrize("name", ACTIONS)
-def test_the_same_where_torch_exports_no_reader(
-    name: str, monkeypatch: pytest.MonkeyPatch
+def test_the_same_without_what_torch_does_not_promise(
+    name: str, lacking: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The two parts of torch by which the watch is quick are not public: it does without."""
-    monkeypatch.setattr(pellucid.torch.watch, "_reader", lambda: None)
-    monkeypatch.setattr(pellucid.torch.watch, "_guards", lambda tensors: None)
+    """The parts of torch by which the watch is quick are not public: it does without them."""
+    for part in LACKING[lacking]:
+        monkeypatch.setattr(pellucid.torch.watch, part, lambda *_: None)
     test_what_is_done_between_steps_is_seen_at_the_next(name, "Adam")
 
 
@@ -688,9 +696,14 @@ GRADIENTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.parametrize("lacking", [None, *LACKING])
 @pytest.mark.parametrize("first", ["new", "gaps"])
 @pytest.mark.parametrize("kind", GRADIENTS)
-def test_gradients_of_any_form(kind: str, first: str) -> None:
+def test_gradients_of_any_form(
+    kind: str, first: str, lacking: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in LACKING.get(lacking or "", []):
+        monkeypatch.setattr(pellucid.torch.watch, part, lambda *_: None)
     twins = Twins("Adam", weight_decay=0.1)
     for form in (first, first, kind, kind, first, kind, first):
         twins.gradients()

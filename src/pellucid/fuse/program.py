@@ -6,6 +6,7 @@ Programs are shared: equal graphs are one kernel, whatever the shapes.
 from __future__ import annotations
 
 import inspect
+import itertools
 import linecache
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -118,7 +119,8 @@ class Program:
 
     def _function(self, wanted: list[Node], name: str) -> Numbers:
         source = emit_scalars(self.segmented, wanted, HOST, name)
-        filename = f"<pellucid {name} of {type(self.pipeline.rule).__name__}>"
+        rule = type(self.pipeline.rule).__name__
+        filename = f"<pellucid {name} of {rule} {next(_numbers)}>"
         linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
         scope = dict(HOST_NAMES)
         exec(compile(source, filename, "exec"), scope)
@@ -176,6 +178,7 @@ class Program:
         return made
 
 
+_numbers = itertools.count()
 _programs: dict[tuple[Any, ...], Program] = {}
 
 

@@ -86,8 +86,15 @@ class TorchNamespace:
     """Torch under NumPy's names, as far as `pellucid.ops` needs them."""
 
     sqrt, abs, exp, log, cos = torch.sqrt, torch.abs, torch.exp, torch.log, torch.cos
-    isfinite, logical_and, logical_or = torch.isfinite, torch.logical_and, torch.logical_or
-    logical_not = torch.logical_not
+    isfinite, logical_not = torch.isfinite, torch.logical_not
+
+    @staticmethod
+    def logical_and(a: Any, b: Any) -> Any:
+        return torch.logical_and(*_tensors(a, b))
+
+    @staticmethod
+    def logical_or(a: Any, b: Any) -> Any:
+        return torch.logical_or(*_tensors(a, b))
 
     @staticmethod
     def amax(x: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
