@@ -2091,3 +2091,15 @@ def test_switches_between_torchs_implementations_are_accepted() -> None:
     assert optimizer.param_groups[0]["foreach"] is True
     optimizer.zero_grad(set_to_none=False)
     assert all(torch.equal(param.grad, torch.zeros_like(param)) for param in params)
+
+
+def test_handles_are_used_with_this_release_of_torch() -> None:
+    """Else every step would be checked by torch's guards: right, but slow, and silently so."""
+    from pellucid.torch.handles import handles_of
+
+    tensors = [torch.randn(3), torch.nn.Parameter(torch.randn(2, 3)), torch.zeros(())]
+    handles = handles_of(tensors)
+    assert handles is not None
+    assert handles.hold()
+    tensors[1].data = torch.randn(3, 2).t()
+    assert not handles.hold()

@@ -156,7 +156,7 @@ def prefetch_tensor(_: Any, address: Any) -> Any:
 
     def codegen(__: Any, builder: Any, ___: Any, args: Any) -> Any:
         word = ir.IntType(64)
-        place = builder.add(args[0], ir.Constant(word, 24))
+        place = builder.add(args[0], ir.Constant(word, 16))
         _prefetch(builder, builder.load(builder.inttoptr(place, word.as_pointer())))
 
     return types.void(int64), codegen

@@ -26,7 +26,8 @@ _FUNCTIONS = (
     "aoti_torch_get_strides",
 )
 
-INSIDE = 24  # where a Python tensor has its C++ tensor: checked of each, else not used
+INSIDE = (16, 24)
+"""Where a Python tensor may have its C++ tensor, in bytes: checked of each tensor before use."""
 
 call_two: Any  # these names are the compiler's: see `pellucid.fuse.runtime.namespace`
 load_1: Any
@@ -121,8 +122,12 @@ class Handles:
         # a tensor with several) and follows when the two are swapped.
         words = [_word(_address(capsule)) for capsule in capsules]
         aoti.alloc_tensors_by_stealing_from_void_ptrs(capsules)  # which frees them
-        self.handles = numpy.array([id(one) + INSIDE for one in self.tensors], numpy.int64)
-        self.usable = words == [_word(handle) for handle in self.handles.tolist()]
+        for inside in INSIDE:
+            handles = [id(one) + inside for one in self.tensors]
+            self.usable = words == [_word(handle) for handle in handles]
+            if self.usable:
+                break
+        self.handles = numpy.array(handles, numpy.int64)
         self.scratch = numpy.zeros(1, numpy.int64)
         self.out = self.scratch.__array_interface__["data"][0]
         if not self.usable:
