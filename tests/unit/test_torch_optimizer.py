@@ -2103,3 +2103,17 @@ def test_handles_are_used_with_this_release_of_torch() -> None:
     assert handles.hold()
     tensors[1].data = torch.randn(3, 2).t()
     assert not handles.hold()
+    one = torch.ones(3)
+    views: list[Callable[[Tensor], Tensor]] = [  # all at the same address
+        lambda tensor: tensor.view(torch.int32),
+        lambda tensor: tensor[:2],
+        lambda tensor: tensor.view(1, 3),
+        lambda tensor: tensor.as_strided((3,), (0,)),
+    ]
+    for view in views:
+        handles = handles_of([one, torch.zeros(2)])
+        assert handles is not None
+        kept, one.data = one.data, view(one.data)
+        assert not handles.hold()
+        one.data = kept
+        assert handles.hold()
