@@ -66,7 +66,7 @@ LAZY: dict[str, set[str]] = {
 
 THIRD: dict[str, set[str]] = {
     "torch": {"torch", "demo/torch_demo.py"},
-    "numba": {"fuse", "torch/watch.py", "torch/handles.py"},
+    "numba": {"fuse", "torch/handles.py"},
     "llvmlite": {"fuse"},
     "numpy": {"fuse", "host.py", "numpy", "torch", "keras", "optax", "conformance.py", "demo"},
     "rich": {"access", "cli.py", "demo", "explanation.py"},

@@ -99,8 +99,7 @@ def same(actual: Tensor, wanted: Tensor, what: str = "") -> None:
 def is_quick(optimizer: Any) -> bool:
     """Whether the next step with these gradients would take the path of "nothing moved"."""
     return any(
-        watch.holds(optimizer.param_groups, optimizer.state) is not None
-        for watch, *_ in optimizer._watches
+        watch.holds(optimizer.param_groups, optimizer.state) for watch, *_ in optimizer._watches
     )
 
 
@@ -377,9 +376,9 @@ def test_what_is_done_between_steps_is_seen_at_the_next(name: str, rule: str) ->
 
 
 LACKING = {
-    "no handles": ["handles_of"],
-    "no handles, no reader": ["handles_of", "_reader"],
-    "nothing": ["handles_of", "_reader", "_guards"],
+    "torch's functions": [(pellucid.torch.watch, "handles_of")],
+    "Python's": [(pellucid.torch.handles, "_python")],
+    "both": [(pellucid.torch.watch, "handles_of"), (pellucid.torch.handles, "_python")],
 }
 
 
@@ -389,8 +388,8 @@ def test_the_same_without_what_torch_does_not_promise(
     name: str, lacking: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The parts of torch by which the watch is quick are not public: it does without them."""
-    for part in LACKING[lacking]:
-        monkeypatch.setattr(pellucid.torch.watch, part, lambda *_: None)
+    for module, part in LACKING[lacking]:
+        monkeypatch.setattr(module, part, lambda *_: None)
     test_what_is_done_between_steps_is_seen_at_the_next(name, "Adam")
 
 
@@ -702,8 +701,8 @@ GRADIENTS: dict[str, Callable[[Tensor], Tensor]] = {
 def test_gradients_of_any_form(
     kind: str, first: str, lacking: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for part in LACKING.get(lacking or "", []):
-        monkeypatch.setattr(pellucid.torch.watch, part, lambda *_: None)
+    for module, part in LACKING.get(lacking or "", []):
+        monkeypatch.setattr(module, part, lambda *_: None)
     twins = Twins("Adam", weight_decay=0.1)
     for form in (first, first, kind, kind, first, kind, first):
         twins.gradients()
@@ -2094,14 +2093,29 @@ def test_switches_between_torchs_implementations_are_accepted() -> None:
 
 
 def test_handles_are_used_with_this_release_of_torch() -> None:
-    """Else every step would be checked by torch's guards: right, but slow, and silently so."""
-    from pellucid.torch.handles import handles_of
+    """Else every step would look at each tensor in Python: right, but slow, and silently so."""
+    from pellucid.torch.handles import Objects, handles_of
 
-    tensors = [torch.randn(3), torch.nn.Parameter(torch.randn(2, 3)), torch.zeros(())]
-    handles = handles_of(tensors)
+    with_gradient = torch.nn.Parameter(torch.randn(2, 3))
+    with_gradient.grad = torch.randn(2, 3)
+    idle = torch.nn.Parameter(torch.zeros(2))
+    handles = handles_of([with_gradient], [torch.randn(3), torch.zeros(())], [idle])
     assert handles is not None
     assert handles.hold()
-    tensors[1].data = torch.randn(3, 2).t()
+    assert handles.gradients_at.tolist() == [with_gradient.grad.data_ptr()]
+    version = with_gradient._version
+    handles.bump()
+    assert with_gradient._version == version + 1
+    idle.grad = torch.zeros(2)
+    assert not handles.hold()
+    idle.grad = None
+    assert handles.hold()
+    for other in (None, torch.randn(3, 2).t(), torch._neg_view(torch.randn(2, 3))):
+        with_gradient.grad = other
+        assert not handles.hold()
+    with_gradient.grad = torch.randn(2, 3)
+    assert handles.hold()
+    with_gradient.data = torch.randn(3, 2).t()
     assert not handles.hold()
     one = torch.ones(3)
     views: list[Callable[[Tensor], Tensor]] = [  # all at the same address
@@ -2111,9 +2125,24 @@ def test_handles_are_used_with_this_release_of_torch() -> None:
         lambda tensor: tensor.as_strided((3,), (0,)),
     ]
     for view in views:
-        handles = handles_of([one, torch.zeros(2)])
+        handles = handles_of([], [one, torch.zeros(2)], [])
         assert handles is not None
         kept, one.data = one.data, view(one.data)
         assert not handles.hold()
         one.data = kept
         assert handles.hold()
+    assert Objects([], []).python is not None
+
+
+def test_gradients_stay_in_memory_during_a_step() -> None:
+    """Another thread may set them to None while the kernel reads them."""
+    from pellucid.torch.handles import handles_of
+
+    param = torch.nn.Parameter(torch.zeros(1000))
+    param.grad = torch.ones(1000)
+    handles = handles_of([param], [], [])
+    assert handles is not None
+    count = param.grad._use_count()
+    with handles.keeping():
+        assert param.grad._use_count() == count + 1
+    assert param.grad._use_count() == count

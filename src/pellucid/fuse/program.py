@@ -208,8 +208,13 @@ def program(
     return made
 
 
-def runtime_function(function: Callable[..., Any], signature: Any) -> Any:
-    """A helper of the launch, compiled through the same cache as kernels."""
+def runtime_function(
+    function: Callable[..., Any], signature: Any, nogil: bool = True
+) -> Any:
+    """A helper of the launch, compiled through the same cache as kernels.
+
+    With ``nogil=False`` no other Python thread runs meanwhile: it may then look at Python objects.
+    """
     from pellucid.fuse import runtime
 
     return compiled(
@@ -217,6 +222,6 @@ def runtime_function(function: Callable[..., Any], signature: Any) -> Any:
         function.__name__,
         lambda: runtime.namespace("float32", {0: "float32", 1: "int64"}),
         signature,
-        runtime.FLAGS,
+        {**runtime.FLAGS, "nogil": nogil},
     )
 

@@ -101,28 +101,20 @@ def _add_in_any_order(_: Any, a: Any, b: Any) -> Any:
     return float64(float64, float64), codegen
 
 
-@intrinsic
-def call_pointer(_: Any, function: Any, argument: Any) -> Any:
-    """Call the C function at an address, ``void *(void *)``, on integers."""
+def _caller(count: int, bits: int) -> Any:
+    """Calls the C function at an address with ``count`` words; it gives an integer of ``bits``."""
+    given = [ir.IntType(64)] * count
+    kind = ir.FunctionType(ir.IntType(bits), given).as_pointer()
+    gives, words = (int32 if bits == 32 else int64), [int64] * (count + 1)
 
-    def codegen(__: Any, builder: Any, ___: Any, args: Any) -> Any:
-        word = ir.IntType(64)
-        kind = ir.FunctionType(word, [word]).as_pointer()
-        return builder.call(builder.inttoptr(args[0], kind), [args[1]])
+    def codegen(_: Any, builder: Any, __: Any, args: Any) -> Any:
+        return builder.call(builder.inttoptr(args[0], kind), args[1:])
 
-    return int64(int64, int64), codegen
-
-
-@intrinsic
-def call_two(_: Any, function: Any, first: Any, second: Any) -> Any:
-    """Call the C function at an address, ``int32 (void *, void *)``, on integers."""
-
-    def codegen(__: Any, builder: Any, ___: Any, args: Any) -> Any:
-        word = ir.IntType(64)
-        kind = ir.FunctionType(ir.IntType(32), [word, word]).as_pointer()
-        return builder.call(builder.inttoptr(args[0], kind), [args[1], args[2]])
-
-    return int32(int64, int64, int64), codegen
+    if count == 1:
+        return intrinsic(lambda _, function, a: (gives(*words), codegen))
+    if count == 2:
+        return intrinsic(lambda _, function, a, b: (gives(*words), codegen))
+    return intrinsic(lambda _, function, a, b, c, d: (gives(*words), codegen))
 
 
 def _prefetch(builder: Any, address: Any) -> None:
@@ -142,22 +134,6 @@ def prefetch_lines(_: Any, address: Any) -> Any:
 
     def codegen(__: Any, builder: Any, ___: Any, args: Any) -> Any:
         _prefetch(builder, args[0])
-
-    return types.void(int64), codegen
-
-
-@intrinsic
-def prefetch_tensor(_: Any, address: Any) -> Any:
-    """Prefetch a Python tensor and the tensor it points at: a hint, which cannot fault.
-
-    The second address is read inside the Python object; if a release lays it out otherwise, the
-    wrong line is prefetched, and nothing else happens.
-    """
-
-    def codegen(__: Any, builder: Any, ___: Any, args: Any) -> Any:
-        word = ir.IntType(64)
-        place = builder.add(args[0], ir.Constant(word, 16))
-        _prefetch(builder, builder.load(builder.inttoptr(place, word.as_pointer())))
 
     return types.void(int64), codegen
 
@@ -191,6 +167,7 @@ def _sign(width: str) -> Any:
     return njit(lambda x: one if x > 0 else minus if x < 0 else x)
 
 
+_CALLERS = {one: _caller(*one) for one in ((1, 64), (2, 64), (2, 32), (4, 32))}
 _SIGN = {width: _sign(width) for width in _WIDTHS}
 _BITS = {width: _bits(width) for width in _WIDTHS}
 
@@ -261,10 +238,11 @@ def namespace(compute: str, storage: dict[int, str]) -> dict[str, Any]:
         "larger": _larger,
         "sign_of": _SIGN[compute],
         "larger_or_nan": _larger_or_nan,
-        "call_pointer": call_pointer,
-        "call_two": call_two,
+        "call_1": _CALLERS[1, 64],
+        "call_2": _CALLERS[2, 64],
+        "call_2_int": _CALLERS[2, 32],
+        "call_4_int": _CALLERS[4, 32],
         "prefetch_lines": prefetch_lines,
-        "prefetch_tensor": prefetch_tensor,
         "uniform_at": _uniform_at,
         "normal_at": _normal_at,
     }

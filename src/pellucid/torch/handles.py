@@ -1,14 +1,21 @@
-"""Pointer, type, shape and strides of many tensors, looked at in one compiled loop.
+"""Many tensors, dicts and lists looked at in compiled loops, as they lie in memory.
 
-Torch exports C functions that tell these of a tensor (the code that its own compiler generates
-calls them). Going through Python instead costs about a hundred times as much a tensor.
+Torch exports C functions that tell a tensor's pointer, type, shape and strides (the code that its
+own compiler generates calls them), Python those that read a dict and a list. Going through Python
+objects instead costs about ten times as much, which for small tensors is more than their update.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
+from itertools import chain
+from operator import is_
 from typing import Any
 
 import numpy
@@ -16,149 +23,410 @@ import torch
 
 from pellucid.fuse.program import runtime_function
 
-__all__ = ["Handles", "handles_of"]
+__all__ = ["Handles", "Objects", "handles_of"]
 
-_FUNCTIONS = (
+_OF_TORCH = (
     "aoti_torch_get_data_ptr",
     "aoti_torch_get_dim",
     "aoti_torch_get_dtype",
     "aoti_torch_get_sizes",
     "aoti_torch_get_strides",
+    "aoti_torch_new_tensor_handle",
+    "aoti_torch_delete_tensor_object",
+    "_ZNK3c1010TensorImpl4gradEv",  # TensorImpl::grad() const
+    "_ZN5torch8autograd4impl12bump_versionERKN2at6TensorE",  # bump_version(const Tensor&)
 )
+_OF_PYTHON = ("PyDict_Next", "PyList_Size", "PyList_GetItem")
 
 INSIDE = (16, 24)
 """Where a Python tensor may have its C++ tensor, in bytes: checked of each tensor before use."""
+WORDS = 30
+"""How far into a C++ tensor its dispatch keys are looked for, in words of 8 bytes."""
 
-call_two: Any  # these names are the compiler's: see `pellucid.fuse.runtime.namespace`
+call_1: Any  # these names are the compiler's: see `pellucid.fuse.runtime.namespace`
+call_2: Any
+call_2_int: Any
+call_4_int: Any
 load_1: Any
 pointer_1: Any
 prefetch_lines: Any
+store_1: Any
 
 
-def altered(functions, handles, expected, starts, out_at):  # type: ignore[no-untyped-def]
-    """Whether any tensor's pointer, type, shape or strides are other than expected."""
-    out = pointer_1(out_at)
+def examine(functions, keys_at, handles, expected, starts, found, cell):  # type: ignore[no-untyped-def]
+    """How many tensors, from the first on, have the expected keys, pointer, type and layout.
+
+    An expected pointer of -1 is any but null, -2 is any; the pointers go to ``found``.
+    """
+    out = pointer_1(cell)
     count = handles.shape[0]
-    for i in range(count + 16):
+    for i in range(count + 32):
         if i < count:
             prefetch_lines(load_1(pointer_1(handles[i]), 0))
         k = i - 16
+        if 0 <= k < count:
+            prefetch_lines(load_1(pointer_1(load_1(pointer_1(handles[k]), 0)), 2))
+        k = i - 32
         if k < 0:
             continue
         handle = handles[k]
         start = starts[k]
-        call_two(functions[0], handle, out_at)
-        if load_1(out, 0) != expected[start]:
-            return 1
-        call_two(functions[1], handle, out_at)
+        if load_1(pointer_1(load_1(pointer_1(handle), 0)), keys_at) != expected[start]:
+            return k
+        if call_2_int(functions[0], handle, cell) != 0:
+            return k
+        address = load_1(out, 0)
+        wanted = expected[start + 1]
+        if (wanted >= 0 and address != wanted) or (wanted == -1 and address == 0):
+            return k
+        found[k] = address
+        call_2_int(functions[1], handle, cell)
         dims = load_1(out, 0)
-        if dims != expected[start + 1]:
-            return 1
-        call_two(functions[2], handle, out_at)
-        if (load_1(out, 0) & 0xFFFFFFFF) != expected[start + 2]:
-            return 1
-        call_two(functions[3], handle, out_at)
+        if dims != expected[start + 2]:
+            return k
+        call_2_int(functions[2], handle, cell)
+        if (load_1(out, 0) & 0xFFFFFFFF) != expected[start + 3]:
+            return k
+        call_2_int(functions[3], handle, cell)
         sizes = pointer_1(load_1(out, 0))
-        call_two(functions[4], handle, out_at)
+        call_2_int(functions[4], handle, cell)
         strides = pointer_1(load_1(out, 0))
         for d in range(dims):
-            if load_1(sizes, d) != expected[start + 3 + d]:
-                return 1
-            if load_1(strides, d) != expected[start + 3 + dims + d]:
-                return 1
+            if load_1(sizes, d) != expected[start + 4 + d]:
+                return k
+            if load_1(strides, d) != expected[start + 4 + dims + d]:
+                return k
+    return count
+
+
+def find_gradients(functions, handles, grads, active, undefined):  # type: ignore[no-untyped-def]
+    """Where each parameter has its gradient; whether one after the active has a defined one."""
+    count = handles.shape[0]
+    for i in range(count + 32):
+        if i < count:
+            prefetch_lines(load_1(pointer_1(handles[i]), 0))
+        k = i - 16
+        if 0 <= k < count:
+            prefetch_lines(load_1(pointer_1(load_1(pointer_1(handles[k]), 0)), 3))
+        k = i - 32
+        if k < 0:
+            continue
+        grads[k] = call_1(functions[7], load_1(pointer_1(handles[k]), 0))
+        if k >= active and load_1(pointer_1(grads[k]), 0) != undefined:
+            return 1
     return 0
 
 
-def prefetch_all(handles):  # type: ignore[no-untyped-def]
-    """Have tensors brought into the cache all at once instead of one by one."""
-    for i in range(handles.shape[0]):
-        prefetch_lines(load_1(pointer_1(handles[i]), 0))
+def keep(functions, handles, kept, cell):  # type: ignore[no-untyped-def]
+    """Count one more reference to each tensor."""
+    out = pointer_1(cell)
+    for k in range(handles.shape[0]):
+        call_2_int(functions[5], handles[k], cell)
+        kept[k] = load_1(out, 0)
+
+
+def release(functions, kept):  # type: ignore[no-untyped-def]
+    """Give back the references that `keep` counted."""
+    for k in range(kept.shape[0]):
+        call_1(functions[6], kept[k])
+
+
+def bump(functions, handles):  # type: ignore[no-untyped-def]
+    """Note for autograd that tensors were written to."""
+    for k in range(handles.shape[0]):
+        call_1(functions[8], handles[k])
+
+
+def exchanged(functions, lists, dicts, expected, cells):  # type: ignore[no-untyped-def]
+    """Whether any list or dict holds other objects than expected."""
+    position, key, value = pointer_1(cells), pointer_1(cells + 8), pointer_1(cells + 16)
+    at = 0
+    for k in range(lists.shape[0]):
+        size = expected[at]
+        at += 1
+        if call_1(functions[1], lists[k]) != size:
+            return 1
+        for i in range(size):
+            if call_2(functions[2], lists[k], i) != expected[at + i]:
+                return 1
+        at += size
+    count = dicts.shape[0]
+    for i in range(count + 16):
+        if i < count:
+            prefetch_lines(dicts[i])
+        k = i - 8
+        if 0 <= k < count:
+            prefetch_lines(load_1(pointer_1(dicts[k]), 4))  # where its keys are
+        k = i - 16
+        if k < 0:
+            continue
+        store_1(position, 0, 0)
+        size = expected[at]
+        at += 1
+        for _ in range(size):
+            if call_4_int(functions[0], dicts[k], cells, cells + 8, cells + 16) == 0:
+                return 1
+            if load_1(key, 0) != expected[at] or load_1(value, 0) != expected[at + 1]:
+                return 1
+            at += 2
+        if call_4_int(functions[0], dicts[k], cells, cells + 8, cells + 16) != 0:
+            return 1
+    return 0
+
+
+@dataclass(frozen=True)
+class _Library:
+    functions: Any  # addresses of torch's
+    keys_at: int  # the word of a C++ tensor that holds its dispatch keys
+    aoti: Any
+    examine: Any
+    find_gradients: Any
+    keep: Any
+    release: Any
+    bump: Any
+
+
+def _locked(function: Any, signature: Any) -> Any:
+    """Compiled, and no other Python thread runs meanwhile."""
+    return runtime_function(function, signature, nogil=False)
+
+
+def _addresses(library: Any, names: Sequence[str]) -> Any:
+    pointers = [ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in names]
+    return numpy.array(pointers, numpy.int64)
 
 
 @cache
-def _library() -> tuple[Any, Any, Any, Any] | None:
-    """The functions' addresses, the compiled loops and the maker of handles, or None."""
+def _library() -> _Library | None:
+    """Torch's functions and the loops that call them, or None where a release lacks any."""
     try:
         import torch._C._aoti as aoti  # type: ignore[import-not-found, unused-ignore]
 
-        library = ctypes.CDLL(torch._C.__file__)
-        found = [
-            ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in _FUNCTIONS
-        ]
-        aoti.unsafe_alloc_void_ptrs_from_tensors, aoti.alloc_tensors_by_stealing_from_void_ptrs  # noqa: B018
-    except (ImportError, AttributeError, OSError):
+        functions = _addresses(ctypes.CDLL(torch._C.__file__), _OF_TORCH)
+        keys_at = _word_of_keys(aoti)
+    except (ImportError, AttributeError, OSError, RuntimeError, TypeError):
+        return None
+    if keys_at is None:
         return None
     from numba import int64, types
 
     ints = int64[::1]
-    loop = runtime_function(altered, int64(ints, ints, ints, ints, int64))
-    ahead = runtime_function(prefetch_all, types.void(ints))
-    return numpy.array(found, numpy.int64), loop, ahead, aoti
-
-
-def _address(capsule: Any) -> int:
-    take = ctypes.pythonapi.PyCapsule_GetPointer
-    take.restype, take.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    return int(take(capsule, None))
+    return _Library(
+        functions,
+        keys_at,
+        aoti,
+        _locked(examine, int64(ints, int64, ints, ints, ints, ints, int64)),
+        _locked(find_gradients, int64(ints, ints, ints, int64, int64)),
+        _locked(keep, types.void(ints, ints, ints, int64)),
+        _locked(release, types.void(ints, ints)),
+        _locked(bump, types.void(ints, ints)),
+    )
 
 
 def _word(address: int) -> int:
     return ctypes.c_int64.from_address(address).value
 
 
-def _facts(tensor: Any, code: int) -> list[int]:
-    return [tensor.data_ptr(), tensor.dim(), code, *tensor.shape, *tensor.stride()]
+def _tensors_at(aoti: Any, tensors: Sequence[Any]) -> list[int]:
+    """The addresses of C++ tensors."""
+    take = ctypes.pythonapi.PyCapsule_GetPointer
+    take.restype, take.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    capsules = aoti.unsafe_alloc_void_ptrs_from_tensors(list(tensors))
+    words = [_word(int(take(capsule, None))) for capsule in capsules]
+    aoti.alloc_tensors_by_stealing_from_void_ptrs(capsules)  # which frees them
+    return words
+
+
+def _keys(tensor: Any) -> int:
+    """The dispatch keys: device, lazy conjugate or negative, subclass, inference."""
+    return int(torch._C._dispatch_keys(tensor).raw_repr())
+
+
+def _word_of_keys(aoti: Any) -> int | None:
+    """Where C++ tensors hold their dispatch keys: the one word that tells five kinds apart."""
+    plain, pair = torch.zeros(2), torch.zeros(2, dtype=torch.complex64)
+    with torch.inference_mode():
+        inferred = torch.zeros(2)
+    samples = [plain, torch._neg_view(plain), inferred, pair, pair.conj()]
+    at = _tensors_at(aoti, samples)
+    found = [
+        word
+        for word in range(WORDS)
+        if all(
+            _word(one + 8 * word) == _keys(tensor) for one, tensor in zip(at, samples, strict=True)
+        )
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+class _Expected:
+    """Tensors as they shall be found: dispatch keys, pointer, type, shape and strides."""
+
+    def __init__(self, tensors: Sequence[Any], codes: Sequence[int], pointers: Iterable[int]):
+        facts = [
+            [_keys(tensor), pointer, tensor.dim(), code, *tensor.shape, *tensor.stride()]
+            for tensor, code, pointer in zip(tensors, codes, pointers, strict=True)
+        ]
+        self.words = numpy.array([word for one in facts for word in one], numpy.int64)
+        ends = numpy.cumsum([0, *map(len, facts)], dtype=numpy.int64)
+        self.starts = ends[:-1].copy()
+        self.found = numpy.zeros(len(facts), numpy.int64)
 
 
 class Handles:
-    """Some tensors, to be looked at again and again."""
+    """Tensors to be looked at again and again, and the gradients of those that are parameters."""
 
-    def __init__(self, tensors: Sequence[Any], library: tuple[Any, Any, Any, Any]) -> None:
-        self.functions, self.loop, self.ahead, aoti = library
-        self.tensors = list(tensors)  # alive, and so are the handles inside them
-        capsules = aoti.unsafe_alloc_void_ptrs_from_tensors(self.tensors)
+    def __init__(
+        self,
+        params: Sequence[Any],
+        others: Sequence[Any],
+        idle: Sequence[Any],
+        library: _Library,
+    ) -> None:
+        """Args:
+        params: parameters that have a gradient.
+        others: their slots and counters.
+        idle: parameters that have no gradient.
+        library: torch's functions.
+        """
+        self.library = library
+        every = [*params, *others, *idle]
+        self.alive = every  # and so are the handles inside them
+        self.cell = numpy.zeros(1, numpy.int64)
+        self.out = self.cell.__array_interface__["data"][0]
         # A handle is a C++ tensor, which is one pointer. A Python tensor holds one of its own,
         # which counts no further reference (torch.utils.swap_tensors and module.to() may refuse
         # a tensor with several) and follows when the two are swapped.
-        words = [_word(_address(capsule)) for capsule in capsules]
-        aoti.alloc_tensors_by_stealing_from_void_ptrs(capsules)  # which frees them
+        words = _tensors_at(library.aoti, every)
         for inside in INSIDE:
-            handles = [id(one) + inside for one in self.tensors]
+            handles = [id(one) + inside for one in every]
             self.usable = words == [_word(handle) for handle in handles]
             if self.usable:
                 break
-        self.handles = numpy.array(handles, numpy.int64)
-        self.scratch = numpy.zeros(1, numpy.int64)
-        self.out = self.scratch.__array_interface__["data"][0]
         if not self.usable:
             return
-        facts = [_facts(t, self._code(h)) for t, h in zip(tensors, self.handles, strict=True)]
-        self.expected = numpy.array([fact for one in facts for fact in one], numpy.int64)
-        ends = numpy.cumsum([len(one) for one in facts], dtype=numpy.int64)
-        self.starts = numpy.concatenate([numpy.zeros(1, numpy.int64), ends[:-1]])
+        count = len(params) + len(others)
+        self.looked_at = numpy.array(handles[:count], numpy.int64)
+        self.params = numpy.array([*handles[: len(params)], *handles[count:]], numpy.int64)
+        codes = [self._code(handle) for handle in handles[:count]]
+        tensors = every[:count]
+        self.expected = _Expected(tensors, codes, [tensor.data_ptr() for tensor in tensors])
+        grads = [param.grad for param in params]
+        anywhere = [-1 if grad.numel() else -2 for grad in grads]
+        self.expected_grads = _Expected(grads, codes[: len(params)], anywhere)
+        self.grads = numpy.zeros(len(self.params), numpy.int64)
+        self.active, self.active_grads = self.params[: len(params)], self.grads[: len(params)]
+        self.kept = numpy.zeros(len(params), numpy.int64)
+        self.undefined = 0
+        if idle:  # none of these has a gradient: as the first of them is, so is each
+            library.find_gradients(library.functions, self.params, self.grads, len(every), 0)
+            self.undefined = _word(int(self.grads[len(params)]))
 
-    def _code(self, handle: Any) -> int:
+    def _code(self, handle: int) -> int:
         """Torch's number for the tensor's type."""
         code = ctypes.c_int32()
         call = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p)
-        call(int(self.functions[2]))(int(handle), ctypes.addressof(code))
+        call(int(self.library.functions[2]))(handle, ctypes.addressof(code))
         return code.value
 
-    def hold(self) -> bool:
-        """Whether all is as it was."""
-        return not self.loop(
-            self.functions, self.handles, self.expected, self.starts, self.out
+    def _hold(self, handles: Any, expected: _Expected) -> bool:
+        library = self.library
+        looked = library.examine(
+            library.functions,
+            library.keys_at,
+            handles,
+            expected.words,
+            expected.starts,
+            expected.found,
+            self.out,
         )
+        return bool(looked == len(handles))
 
-    def prefetch(self) -> None:
-        """Begin to read what `hold` will look at."""
-        self.ahead(self.handles)
+    def hold(self) -> bool:
+        """Whether all is as it was, and each parameter that had a gradient has one like it."""
+        library = self.library
+        if not self._hold(self.looked_at, self.expected):
+            return False
+        if library.find_gradients(
+            library.functions, self.params, self.grads, len(self.active), self.undefined
+        ):
+            return False
+        return self._hold(self.active_grads, self.expected_grads)
+
+    @property
+    def gradients_at(self) -> Any:
+        """The gradients' pointers, as `hold` found them."""
+        return self.expected_grads.found
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """The gradients that `hold` found stay in memory, whoever replaces or drops them."""
+        library = self.library
+        library.keep(library.functions, self.active_grads, self.kept, self.out)
+        try:
+            yield
+        finally:
+            library.release(library.functions, self.kept)
+
+    def bump(self) -> None:
+        """Note for autograd that the parameters were written to."""
+        library = self.library
+        library.bump(library.functions, self.active)
 
 
-def handles_of(tensors: Sequence[Any]) -> Handles | None:
-    """Handles of real tensors, or None where this release of torch has no such functions."""
+PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def handles_of(params: Sequence[Any], others: Sequence[Any], idle: Sequence[Any]) -> Handles | None:
+    """Handles of plain real tensors, or None where this release of torch has no such functions."""
     library = _library()
-    if library is None or not tensors or any(tensor.is_complex() for tensor in tensors):
+    every = [*params, *others, *idle]
+    if library is None or any(type(one) not in PLAIN or one.is_complex() for one in every):
         return None
-    made = Handles(tensors, library)
+    made = Handles(params, others, idle, library)
     return made if made.usable and made.hold() else None
+
+
+@cache
+def _python() -> tuple[Any, Any] | None:
+    """Python's functions and the loop that calls them, or None where it runs without its lock."""
+    if sysconfig.get_config_var("Py_GIL_DISABLED") or sys.implementation.name != "cpython":
+        return None
+    from numba import int64
+
+    ints = int64[::1]
+    loop = _locked(exchanged, int64(ints, ints, ints, ints, int64))
+    return _addresses(ctypes.pythonapi, _OF_PYTHON), loop
+
+
+class Objects:
+    """What lists and dicts hold: the same objects in the same order, or not."""
+
+    def __init__(self, lists: Sequence[Sequence[Any]], dicts: Sequence[dict[Any, Any]]) -> None:
+        self.lists, self.dicts = list(lists), list(dicts)
+        self.held = self._held()
+        plain = all(isinstance(one, list) for one in lists)  # Python's functions take no others
+        self.python = _python() if plain else None
+        words: list[int] = []
+        for one in self.held[: len(lists)]:
+            words += [len(one), *map(id, one)]
+        for one in self.held[len(lists) :]:
+            words += [len(one) // 2, *map(id, one)]
+        self.expected = numpy.array(words, numpy.int64)
+        self.at_lists = numpy.array([id(one) for one in self.lists], numpy.int64)
+        self.at_dicts = numpy.array([id(one) for one in self.dicts], numpy.int64)
+        self.cells = numpy.zeros(3, numpy.int64)
+        self.out = self.cells.__array_interface__["data"][0]
+
+    def _held(self) -> list[list[Any]]:
+        return [*map(list, self.lists), *([*chain(*one.items())] for one in self.dicts)]
+
+    def hold(self) -> bool:
+        """Whether they hold what they held."""
+        if self.python is None:
+            now = self._held()
+            return [*map(len, now)] == [*map(len, self.held)] and all(
+                all(map(is_, some, those)) for some, those in zip(now, self.held, strict=True)
+            )
+        functions, loop = self.python
+        return not loop(functions, self.at_lists, self.at_dicts, self.expected, self.out)

@@ -303,8 +303,7 @@ class Optimizer(Host, torch.optim.Optimizer):
             return False
         readings = structure = None
         for position, (watch, plan, known, kept) in enumerate(self._watches):
-            grads = watch.holds(self.param_groups, self.state)  # alive until the launch is over
-            if grads is None:
+            if not watch.holds(self.param_groups, self.state):
                 continue
             readings = readings or self.readings()
             same = len(kept) == len(readings) and all(
@@ -314,7 +313,8 @@ class Optimizer(Host, torch.optim.Optimizer):
                 structure = structure or self._structure(readings)
                 if structure != known:
                     continue
-            self._launch(plan, readings, watch.params, extras)
+            with watch.tensors.keeping():
+                self._launch(plan, readings, watch.tensors.bump, extras)
             self._watches.pop(position)
             self._watches.insert(0, (watch, plan, known, tuple(self.readings_kept())))
             return True
@@ -329,12 +329,15 @@ class Optimizer(Host, torch.optim.Optimizer):
         )
 
     def _launch(
-        self, plan: Plan, readings: list[Reading], params: list[Any], extras: Mapping[str, Any]
+        self,
+        plan: Plan,
+        readings: list[Reading],
+        bump: Callable[[], None],
+        extras: Mapping[str, Any],
     ) -> bool:
         values = [reading.values for reading in readings]
         step = Step(values, self.updates, self._shared_slots(readings), extras)
-        bump = torch.autograd.graph.increment_version
-        done = plan.run(step, self._threads(), lambda: bump(params))
+        done = plan.run(step, self._threads(), bump)
         if done:
             self._commit_slots(plan)
             self._commit(readings, step)
@@ -356,7 +359,8 @@ class Optimizer(Host, torch.optim.Optimizer):
         plan = self._plan(gradients, readings)
         self._point(plan, gradients, extras)
         params = [entry.param for entry in plan.entries]
-        done = self._launch(plan, readings, params, extras)
+        bump = torch.autograd.graph.increment_version
+        done = self._launch(plan, readings, lambda: bump(params), extras)
         if done:
             self._watch(plan, gradients)
         return done
@@ -379,9 +383,8 @@ class Optimizer(Host, torch.optim.Optimizer):
         idle = [entry.param for entry in self.entries if id(entry.param) not in active]
         slots = [array for some in plan.slots for array in some.values()]
         counters = [counter for counter in plan.counters if counter is not None]
-        watch = Watch(
-            params, idle, grads, slots, counters, self.param_groups, self.state, plan.launch
-        )
+        others = [*slots, *counters]
+        watch = Watch(params, idle, others, self.param_groups, self.state, plan.launch)
         known = next(key[1] for key, kept in self._plans.items() if kept is plan)
         self._watches = [one for one in self._watches if one[1] is not plan]
         self._watches.insert(0, (watch, plan, known, ()))
