@@ -224,6 +224,15 @@ class Pipeline:
             for full, (stage, declared) in {**self.hypers, **self.options}.items()
         }
 
+    @cached_property
+    def shared(self) -> tuple[tuple[tuple[int, str], Stage, Slot], ...]:
+        """Optimizer-wide slots: (number of the stage, full name), stage, declaration."""
+        return tuple(
+            ((self.ordinals[self.stages.index(stage)], full), stage, declared)
+            for full, (stage, declared) in self.slots.items()
+            if declared.scope == "optimizer"
+        )
+
     def resolve(self, stage: Stage, target: str) -> str:
         """The full name that a `ref` in a stage means: its own hyperparameter, or the rule's."""
         own = self.full(stage, target)

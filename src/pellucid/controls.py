@@ -79,6 +79,7 @@ class Reading:
     changes: list[Change] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)  # schedules that a direct write replaced
     adopted: dict[str, Any] = field(default_factory=dict)  # schedules found in the group's dict
+    base: Any = None  # the same object as long as all but schedules' numbers stays as it was
 
 
 class Controls:
@@ -99,6 +100,7 @@ class Controls:
         self.seen: dict[str, Any] = {}
         self._last: tuple[Any, Reading] | None = None
         self._keys = names.native_keys()
+        self._keys_checked: list[Any] | None = None  # of these none is a near miss of ours
         self._begin(given)
 
     # -- construction ----------------------------------------------------------------------
@@ -132,12 +134,14 @@ class Controls:
             if isinstance(values.get(target, driver), Ref):
                 raise HyperparameterError(f"{full} is {driver!r}, which is itself a ref")
             return float(values[target])
-        where = f"{self.where(full)} from {driver!r} at step {updates}"
         try:
             number = float(driver(updates))
         except Exception as error:
+            where = f"{self.where(full)} from {driver!r} at step {updates}"
             raise HyperparameterError(f"{where} failed: {error!r}") from error
-        return declared.check(number, where)
+        if not declared.fits(number):
+            declared.check(number, f"{self.where(full)} from {driver!r} at step {updates}")
+        return number
 
     def where(self, full: str) -> str:
         """How errors name a value of this group."""
@@ -177,8 +181,8 @@ class Controls:
 
     def read(self, updates: int) -> Reading:
         """All values for the update after ``updates`` completed ones, checked."""
-        if self._last is not None and not self.drivers and self._stands():
-            return self._last[1]
+        if self._last is not None and self._stands():
+            return self._driven_on(self._last[1], updates) if self.drivers else self._last[1]
         self._check_keys()
         reading = Reading({}, {})
         for full in self._in_order():
@@ -190,6 +194,14 @@ class Controls:
                 reading.values[full] = self._number(full, value, updates, reading)
             self._note(full, value, updates, reading)
         return reading
+
+    def _driven_on(self, last: Reading, updates: int) -> Reading:
+        """The last reading with the numbers of another step: nobody else wrote to the group."""
+        numbers: dict[str, float] = {}
+        for full, driver in self.drivers.items():
+            numbers[full] = self._driven(full, driver, updates, last.values)
+        values = {**last.values, **numbers}
+        return Reading(values, last.options, numbers, base=last.base)
 
     def _held(self) -> list[Any]:
         """What a reading depends on, as the framework's dict has it."""
@@ -247,7 +259,6 @@ class Controls:
 
     def _check_keys(self) -> None:
         """Keys of others are theirs; a near miss of one of ours is a mistake."""
-        known = {*self._keys, *self.names.places}
         for key in self.names.refused:
             if self.store.get(key):
                 raise HyperparameterError(
@@ -260,7 +271,10 @@ class Controls:
                 raise HyperparameterError(
                     f"{self.label}: {key!r} is {value!r}; allowed are {count} numbers"
                 )
-        for key in self.store:
+        keys, known = [*self.store], {*self._keys, *self.names.places}
+        if keys == self._keys_checked:
+            return
+        for key in keys:
             if not isinstance(key, str) or key in self._keys or key in FOREIGN:
                 continue
             if key in self.names.places:
@@ -273,6 +287,7 @@ class Controls:
                     f"{self.label}: the key {key!r} is none of this optimizer's; did you mean "
                     f"{near[0]!r}? (keys: {', '.join(self._keys)})"
                 )
+        self._keys_checked = keys
 
     @property
     def kept(self) -> Reading | None:
@@ -281,20 +296,27 @@ class Controls:
 
     def commit(self, reading: Reading) -> None:
         """The step succeeded: schedules' numbers become the group's, changes go on record."""
-        if self._last is not None and reading is self._last[1]:
+        last = self._last
+        if last is not None and reading is last[1]:
             return
         for full in reading.dropped:
             del self.drivers[full]
         self.drivers.update(reading.adopted)
         for full, number in reading.written.items():
             self.write(full, number)
+        if last is not None and reading.base is last[1].base:
+            self.seen.update(reading.written)
+            self._last = self._held(), reading
+            return
         for change in reading.changes:
             self.journal.record(change)
         for full in self.names.places:
             self.seen[full] = _plain(self.raw(full))
         held = self._held()
-        still = not self.drivers and all(map(_cannot_change, held))
-        self._last = (held, Reading(reading.values, reading.options)) if still else None
+        tied = any(isinstance(driver, Ref) for driver in self.drivers.values())
+        still = not tied and all(map(_cannot_change, held))
+        kept = Reading(reading.values, reading.options, base=object())
+        self._last = (held, kept) if still else None
 
     # -- changing --------------------------------------------------------------------------
 

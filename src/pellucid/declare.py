@@ -128,15 +128,19 @@ class Hyper(Declaration):
     def check(self, value: float, where: str) -> float:
         """The value as a float, or a `HyperparameterError` that begins with ``where``."""
         number = float(value)
-        if (
+        if self.fits(number):
+            return number
+        raise HyperparameterError(f"{where} is {value!r}; allowed is {self.allowed()}")
+
+    def fits(self, number: float) -> bool:
+        """Whether a number is finite and within the bounds."""
+        return (
             math.isfinite(number)
             and (self.minimum is None or number >= self.minimum)
             and (self.above is None or number > self.above)
             and (self.maximum is None or number <= self.maximum)
             and (self.below is None or number < self.below)
-        ):
-            return number
-        raise HyperparameterError(f"{where} is {value!r}; allowed is {self.allowed()}")
+        )
 
     def read(self, stage: Stage) -> Any:
         return stage._read_hyper(self)

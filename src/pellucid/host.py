@@ -289,9 +289,8 @@ class Host:
         shared = dict(self.shared)
         for controls, reading in zip(self.controls, readings, strict=True):
             pipeline = controls.pipeline
-            for full, (stage, declared) in pipeline.slots.items():
-                key = (pipeline.ordinals[pipeline.stages.index(stage)], full)
-                if declared.scope != "optimizer" or key in shared:
+            for key, stage, declared in pipeline.shared:
+                if key in shared:
                     continue
                 init = declared.init
                 shared[key] = (

@@ -2143,6 +2143,12 @@ def test_gradients_stay_in_memory_during_a_step() -> None:
     handles = handles_of([param], [], [])
     assert handles is not None
     count = param.grad._use_count()
-    with handles.keeping():
-        assert param.grad._use_count() == count + 1
+    assert handles.hold()
+    assert param.grad._use_count() == count + 1
+    assert handles.hold()
+    assert param.grad._use_count() == count + 1
+    handles.release()
     assert param.grad._use_count() == count
+    param.grad = None
+    assert not handles.hold()
+    assert not handles.keeps

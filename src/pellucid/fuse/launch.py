@@ -295,14 +295,14 @@ class Table:
     def fill(self, level: int, step: Step) -> None:
         """Compute the numbers that the passes of this level read."""
         numbered = self.program.numbers.get(level)
-        if numbered is None or not numbered.columns:
+        if numbered is None or not len(numbered.columns):
             return
         if len(self.scalars) < self.pair_count:
             self.scalars = numpy.zeros((self.pair_count, self.scalars.shape[1]), FLOATS)
             self._blocks.clear()
         for row in range(self.pair_count):
             group, number = self.pairs[row].tolist()
-            self.scalars[row, list(numbered.columns)] = self.compute(
+            self.scalars[row, numbered.columns] = self.compute(
                 numbered.compute, step, group, number
             )
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy
+
 from pellucid.compose import Pipeline
 from pellucid.fuse.cache import compiled
 from pellucid.fuse.emit import Layout, emit_pass, emit_scalars
@@ -31,7 +33,7 @@ class Numbered:
     """A host function of some scalar nodes, and the columns of `scalars` that it fills."""
 
     compute: Numbers
-    columns: tuple[int, ...]
+    columns: Any  # integers
 
 
 class Program:
@@ -134,7 +136,7 @@ class Program:
             nodes = {
                 n.index: n for one in self.passes if one.level == level for n in one.scalars
             }
-            columns = tuple(self.layout.scalars[index] for index in nodes)
+            columns = numpy.array([self.layout.scalars[index] for index in nodes], numpy.int64)
             made[level] = Numbered(self._function([*nodes.values()], "scalars"), columns)
         return made
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -99,9 +98,9 @@ def examine(functions, keys_at, handles, expected, starts, found, cell):  # type
     return count
 
 
-def find_gradients(functions, handles, grads, active, undefined):  # type: ignore[no-untyped-def]
-    """Where each parameter has its gradient; whether one after the active has a defined one."""
-    count = handles.shape[0]
+def find_gradients(functions, handles, undefined, kept, cell):  # type: ignore[no-untyped-def]
+    """Hold each parameter's gradient; whether one after those has a gradient, too."""
+    count, active = handles.shape[0], kept.shape[0]
     for i in range(count + 32):
         if i < count:
             prefetch_lines(load_1(pointer_1(handles[i]), 0))
@@ -111,22 +110,17 @@ def find_gradients(functions, handles, grads, active, undefined):  # type: ignor
         k = i - 32
         if k < 0:
             continue
-        grads[k] = call_1(functions[7], load_1(pointer_1(handles[k]), 0))
-        if k >= active and load_1(pointer_1(grads[k]), 0) != undefined:
+        grad = call_1(functions[7], load_1(pointer_1(handles[k]), 0))
+        if k < active:
+            call_2_int(functions[5], grad, cell)
+            kept[k] = load_1(pointer_1(cell), 0)
+        elif load_1(pointer_1(grad), 0) != undefined:
             return 1
     return 0
 
 
-def keep(functions, handles, kept, cell):  # type: ignore[no-untyped-def]
-    """Count one more reference to each tensor."""
-    out = pointer_1(cell)
-    for k in range(handles.shape[0]):
-        call_2_int(functions[5], handles[k], cell)
-        kept[k] = load_1(out, 0)
-
-
 def release(functions, kept):  # type: ignore[no-untyped-def]
-    """Give back the references that `keep` counted."""
+    """Let go of what `find_gradients` held."""
     for k in range(kept.shape[0]):
         call_1(functions[6], kept[k])
 
@@ -181,7 +175,6 @@ class _Library:
     aoti: Any
     examine: Any
     find_gradients: Any
-    keep: Any
     release: Any
     bump: Any
 
@@ -216,8 +209,7 @@ def _library() -> _Library | None:
         keys_at,
         aoti,
         _locked(examine, int64(ints, int64, ints, ints, ints, ints, int64)),
-        _locked(find_gradients, int64(ints, ints, ints, int64, int64)),
-        _locked(keep, types.void(ints, ints, ints, int64)),
+        _locked(find_gradients, int64(ints, ints, int64, ints, int64)),
         _locked(release, types.void(ints, ints)),
         _locked(bump, types.void(ints, ints)),
     )
@@ -262,15 +254,36 @@ def _word_of_keys(aoti: Any) -> int | None:
 class _Expected:
     """Tensors as they shall be found: dispatch keys, pointer, type, shape and strides."""
 
-    def __init__(self, tensors: Sequence[Any], codes: Sequence[int], pointers: Iterable[int]):
+    def __init__(
+        self,
+        library: _Library,
+        handles: Any,
+        tensors: Sequence[Any],
+        codes: Sequence[int],
+        pointers: Iterable[int],
+    ) -> None:
         facts = [
             [_keys(tensor), pointer, tensor.dim(), code, *tensor.shape, *tensor.stride()]
             for tensor, code, pointer in zip(tensors, codes, pointers, strict=True)
         ]
-        self.words = numpy.array([word for one in facts for word in one], numpy.int64)
+        words = numpy.array([word for one in facts for word in one], numpy.int64)
         ends = numpy.cumsum([0, *map(len, facts)], dtype=numpy.int64)
-        self.starts = ends[:-1].copy()
         self.found = numpy.zeros(len(facts), numpy.int64)
+        self.cell = numpy.zeros(1, numpy.int64)
+        self.examine = library.examine
+        self.arguments = (
+            library.functions,
+            library.keys_at,
+            handles,
+            words,
+            ends[:-1].copy(),
+            self.found,
+            self.cell.__array_interface__["data"][0],
+        )
+
+    def hold(self) -> bool:
+        """Whether they are found so."""
+        return bool(self.examine(*self.arguments) == len(self.found))
 
 
 class Handles:
@@ -303,24 +316,21 @@ class Handles:
             self.usable = words == [_word(handle) for handle in handles]
             if self.usable:
                 break
+        self.keeps = False
         if not self.usable:
             return
-        count = len(params) + len(others)
-        self.looked_at = numpy.array(handles[:count], numpy.int64)
-        self.params = numpy.array([*handles[: len(params)], *handles[count:]], numpy.int64)
+        active, count = len(params), len(params) + len(others)
+        looked_at = numpy.array(handles[:count], numpy.int64)
         codes = [self._code(handle) for handle in handles[:count]]
-        tensors = every[:count]
-        self.expected = _Expected(tensors, codes, [tensor.data_ptr() for tensor in tensors])
+        at = [tensor.data_ptr() for tensor in every[:count]]
+        self.tensors = _Expected(library, looked_at, every[:count], codes, at)
+        self.kept = numpy.zeros(active, numpy.int64)
         grads = [param.grad for param in params]
         anywhere = [-1 if grad.numel() else -2 for grad in grads]
-        self.expected_grads = _Expected(grads, codes[: len(params)], anywhere)
-        self.grads = numpy.zeros(len(self.params), numpy.int64)
-        self.active, self.active_grads = self.params[: len(params)], self.grads[: len(params)]
-        self.kept = numpy.zeros(len(params), numpy.int64)
-        self.undefined = 0
-        if idle:  # none of these has a gradient: as the first of them is, so is each
-            library.find_gradients(library.functions, self.params, self.grads, len(every), 0)
-            self.undefined = _word(int(self.grads[len(params)]))
+        self.grads = _Expected(library, self.kept, grads, codes[:active], anywhere)
+        self.params = numpy.array([*handles[:active], *handles[count:]], numpy.int64)
+        self.active = self.params[:active]
+        self.undefined = self._undefined(idle) if idle else 0
 
     def _code(self, handle: int) -> int:
         """Torch's number for the tensor's type."""
@@ -329,49 +339,42 @@ class Handles:
         call(int(self.library.functions[2]))(handle, ctypes.addressof(code))
         return code.value
 
-    def _hold(self, handles: Any, expected: _Expected) -> bool:
-        library = self.library
-        looked = library.examine(
-            library.functions,
-            library.keys_at,
-            handles,
-            expected.words,
-            expected.starts,
-            expected.found,
-            self.out,
-        )
-        return bool(looked == len(handles))
+    def _undefined(self, idle: Sequence[Any]) -> int:
+        """What stands where a parameter has no gradient: there is one undefined tensor in all."""
+        grad_of = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(int(self.library.functions[7]))
+        (word,) = _tensors_at(self.library.aoti, idle[:1])
+        return _word(grad_of(word))
 
     def hold(self) -> bool:
-        """Whether all is as it was, and each parameter that had a gradient has one like it."""
+        """Whether all is as it was, and each parameter that had a gradient has one like it.
+
+        If so, the gradients stay in memory until `release`, whoever drops them meanwhile.
+        """
+        self.release()
         library = self.library
-        if not self._hold(self.looked_at, self.expected):
-            return False
-        if library.find_gradients(
-            library.functions, self.params, self.grads, len(self.active), self.undefined
-        ):
-            return False
-        return self._hold(self.active_grads, self.expected_grads)
+        more = library.find_gradients(
+            library.functions, self.params, self.undefined, self.kept, self.out
+        )
+        self.keeps = True
+        if not more and self.tensors.hold() and self.grads.hold():
+            return True
+        self.release()
+        return False
+
+    def release(self) -> None:
+        """Let go of the gradients."""
+        if self.keeps:
+            self.library.release(self.library.functions, self.kept)
+            self.keeps = False
 
     @property
     def gradients_at(self) -> Any:
         """The gradients' pointers, as `hold` found them."""
-        return self.expected_grads.found
-
-    @contextmanager
-    def keeping(self) -> Iterator[None]:
-        """The gradients that `hold` found stay in memory, whoever replaces or drops them."""
-        library = self.library
-        library.keep(library.functions, self.active_grads, self.kept, self.out)
-        try:
-            yield
-        finally:
-            library.release(library.functions, self.kept)
+        return self.grads.found
 
     def bump(self) -> None:
         """Note for autograd that the parameters were written to."""
-        library = self.library
-        library.bump(library.functions, self.active)
+        self.library.bump(self.library.functions, self.active)
 
 
 PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -384,7 +387,10 @@ def handles_of(params: Sequence[Any], others: Sequence[Any], idle: Sequence[Any]
     if library is None or any(type(one) not in PLAIN or one.is_complex() for one in every):
         return None
     made = Handles(params, others, idle, library)
-    return made if made.usable and made.hold() else None
+    if not made.usable or not made.hold():
+        return None
+    made.release()
+    return made
 
 
 @cache

@@ -301,20 +301,22 @@ class Optimizer(Host, torch.optim.Optimizer):
             isinstance(value, dict) for value in extras.values()
         ):
             return False
-        readings = structure = None
+        structure = None
         for position, (watch, plan, known, kept) in enumerate(self._watches):
             if not watch.holds(self.param_groups, self.state):
                 continue
-            readings = readings or self.readings()
-            same = len(kept) == len(readings) and all(
-                a is b for a, b in zip(readings, kept, strict=True)
-            )
-            if not same or self._sleepers:
-                structure = structure or self._structure(readings)
-                if structure != known:
-                    continue
-            with watch.tensors.keeping():
+            try:
+                readings = self.readings()
+                same = len(kept) == len(readings) and all(
+                    a.base is b.base for a, b in zip(readings, kept, strict=True)
+                )
+                if not same or self._sleepers:
+                    structure = structure or self._structure(readings)
+                    if structure != known:
+                        continue
                 self._launch(plan, readings, watch.tensors.bump, extras)
+            finally:
+                watch.release()
             self._watches.pop(position)
             self._watches.insert(0, (watch, plan, known, tuple(self.readings_kept())))
             return True

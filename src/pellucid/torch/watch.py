@@ -7,7 +7,6 @@ be had (`pellucid.torch.handles`), compiled loops look; else Python does, one by
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from operator import attrgetter, is_, itemgetter
 from typing import Any
 
@@ -58,9 +57,9 @@ class _OneByOne:
         """The gradients' pointers, as `hold` found them."""
         return numpy.array([*map(_pointer_of, self.grads)], numpy.int64)
 
-    def keeping(self) -> AbstractContextManager[None]:
-        """The gradients that `hold` found stay in memory: the list holds them."""
-        return nullcontext()
+    def release(self) -> None:
+        """Let go of the gradients."""
+        self.grads.clear()
 
     def bump(self) -> None:
         """Note for autograd that the parameters were written to."""
@@ -94,7 +93,10 @@ class Watch:
         self.tensors = handles_of(params, others, idle) or _OneByOne(params, others, idle)
 
     def holds(self, groups: Any, state: Any) -> bool:
-        """Whether all is as it was; the launch then points at this step's gradients."""
+        """Whether all is as it was; the launch then points at this step's gradients.
+
+        They stay in memory until `release`.
+        """
         if state is not self.state or groups is not self.groups:
             return False
         if not self.objects.hold():  # and so there are as many groups as there were
@@ -108,3 +110,7 @@ class Watch:
             return False
         self.launch.set_addresses(("grad", None), self.tensors.gradients_at)
         return True
+
+    def release(self) -> None:
+        """The launch is over: gradients need not stay in memory."""
+        self.tensors.release()
