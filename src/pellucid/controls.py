@@ -282,7 +282,7 @@ class Controls:
                     f"{self.label}: the key {key!r} is spelt {self.names.native(key)!r} here"
                 )
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
-            if near and not key.startswith(("initial_", "max_", "min_", "base_", "swa_")):
+            if near and not key.startswith(OTHERS) and not key.startswith(f"{near[0]}_"):
                 raise HyperparameterError(
                     f"{self.label}: the key {key!r} is none of this optimizer's; did you mean "
                     f"{near[0]!r}? (keys: {', '.join(self._keys)})"
@@ -381,6 +381,9 @@ SCHEDULED: dict[str, tuple[str, ...]] = {
     "base_momentum": ("momentum", "betas[0]"),
 }
 """Keys that torch's schedulers put into a group, and the native names that they then drive."""
+
+OTHERS = ("initial_", "max_", "min_", "base_", "swa_")
+"""How keys of schedulers begin; a user's own may begin with one of ours: ``weight_decay_mult``."""
 
 FOREIGN: set[str] = {"params", "param_names", "name"}
 """Keys of a group dict that are never hyperparameters."""

@@ -333,9 +333,9 @@ def extra(shape: Literal["param", "scalar"] = "param", *, doc: str = "") -> Any:
 
 def is_scalar_array(value: Any) -> bool:
     """Whether a value is a framework's array of one number (NumPy, torch, Keras, JAX)."""
-    return (
-        not isinstance(value, (str, bytes)) and hasattr(value, "dtype") and value.shape in ((), [])
-    )
+    if isinstance(value, (str, bytes)) or not hasattr(value, "dtype"):
+        return False
+    return all(extent == 1 for extent in value.shape)
 
 
 def check_value(declared: Hyper, value: Any, where: str) -> Any:

@@ -183,7 +183,7 @@ from pellucid.fuse.pool import set_num_threads
 
 set_num_threads(3)
 rng = np.random.default_rng(0)
-grads = {"w": rng.standard_normal((300, 400)), "b": rng.standard_normal(70_000)}
+grads = {"w": rng.standard_normal((600, 400)), "b": rng.standard_normal(140_000)}
 
 def begun():
     params = {name: np.ones_like(grad) for name, grad in grads.items()}
@@ -773,3 +773,45 @@ def test_gradients_are_left_alone(mode: str) -> None:
     one = optimizer(mode, vectors("p"), chain(halved, Doubles(), Adam()))
     assert one.step(grads)
     assert grads["p"].tolist() == [1.0] * 3
+
+
+class ByNorms(Rule):
+    """Steps by norms of the parameter, of its columns and of its rows."""
+
+    learning_rate = hyper(0.1)
+
+    def update(self, param: Any, grad: Any) -> Any:
+        grad = grad * ops.norm(param) / (1 + ops.norm(grad, over="column"))
+        return param - self.learning_rate * grad / (1 + ops.norm(param, over="row"))
+
+
+def test_overlapping_parameters_and_norms_over_all() -> None:
+    """The second parameter's own norms are of what the first one wrote; the norm over all not."""
+    found = []
+    for mode in MODES:
+        memory = np.linspace(-3, 5, 40)
+        params = {"p": memory[:24].reshape(4, 6), "q": memory[12:36].reshape(4, 6)}
+        one = optimizer(mode, params, chain(clip_by_global_norm(0.5), ByNorms()))
+        for number in range(3):
+            grads = {name: np.cos(param + number) for name, param in params.items()}
+            assert one.step(grads)
+        found.append(memory)
+    for other in found[1:]:
+        np.testing.assert_allclose(found[0], other, rtol=1e-12)
+
+
+@pytest.mark.parametrize("over", ["row", "column", "tensor"])
+@pytest.mark.parametrize("size", [1e25, 1e-25])
+def test_norms_beyond_the_range_of_squares(mode: str, over: str, size: float) -> None:
+    class Normed(Rule):
+        learning_rate = hyper(1.0)
+
+        def update(self, param: Any, grad: Any) -> Any:
+            return param - self.learning_rate * (grad / ops.norm(grad, over=over))
+
+    params = {"p": np.zeros((3, 5), np.float32)}
+    grad = np.full((3, 5), size, np.float32)
+    one = optimizer(mode, params, Normed())
+    assert one.step({"p": grad})
+    count = {"row": 5, "column": 3, "tensor": 15}[over]
+    np.testing.assert_allclose(one.params["p"], -(count**-0.5), rtol=1e-6)

@@ -67,6 +67,7 @@ class LineByLine:
         self.pipeline = tensor.entry.pipeline
         self.ordinal = self.pipeline.ordinals[self.pipeline.stages.index(stage)]
         self.occurrences = 0
+        self.reduced: tuple[Any, Any] = None, None  # the last reduction: rounded, and in float64
         self.inputs: tuple[Any, ...] = ()
         self.xp = host.xp
 
@@ -154,7 +155,14 @@ class LineByLine:
             return interpreter(self.host, self.tensor, self.whole)([node])[0]
         if kind == "reduction":
             made = reduce(self.xp, name, args[0], over or "tensor")
-            return self.xp.cast(made, self.tensor.program.compute) if is_array(made) else made
+            if not is_array(made):
+                return made
+            narrow = self.xp.cast(made, self.tensor.program.compute)
+            self.reduced = narrow, made
+            return narrow
+        if name == "sqrt" and args[0] is self.reduced[0]:  # as kernels form it: in float64
+            rooted = self.xp.sqrt(self.reduced[1])
+            return self.xp.cast(rooted, self.tensor.program.compute)
         if kind == "size":
             return self._size(args[0], over or "tensor")
         if kind == "random":

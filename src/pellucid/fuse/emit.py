@@ -14,7 +14,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from pellucid.fuse.graph import Node, Rank
-from pellucid.fuse.segment import REDUCTIONS, Pass, Segmented, is_row_reduction, splits
+from pellucid.fuse.segment import (
+    REDUCTIONS,
+    Pass,
+    Segmented,
+    is_row_reduction,
+    root_of_total,
+    splits,
+)
 from pellucid.ops import TABLE
 
 __all__ = ["Layout", "Target", "emit_pass", "emit_scalars"]
@@ -221,6 +228,11 @@ class PassWriter:
 
     # -- the innermost body ----------------------------------------------------------------
 
+    def column_total(self, node: Node) -> str:
+        """A sum over a column, in float64."""
+        column = self.column(node)
+        return f"load_{column}(at_{column}, j)"
+
     def loads(self, node: Node, index: str) -> str | None:
         """How an element or column leaf is read; None if the node is no leaf."""
         if node.op in ("param", "grad", "slot", "extra"):
@@ -228,8 +240,9 @@ class PassWriter:
             column = self.column(node)
             return f"T(load_{column}(at_{column}, {at}))"
         if splits(node) and node.rank == Rank.COLUMN:
-            column = self.column(node)
-            return f"T(load_{column}(at_{column}, j))"
+            return f"T({self.column_total(node)})"
+        if root_of_total(node):  # in float64: a sum of squares may be beyond float32
+            return f"T({self.expression(node, self.column_total)})"
         if TABLE.get(node.op) and TABLE[node.op].kind == "random":
             stream = node.data[0] * 4096 + node.data[1]
             element = "base + j" if self.one.by_row else "start + i"

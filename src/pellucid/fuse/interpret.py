@@ -15,7 +15,7 @@ import numpy
 from pellucid.fuse import counter
 from pellucid.fuse.emit_numba import HOST_NAMES
 from pellucid.fuse.graph import Node, Rank, walk
-from pellucid.fuse.segment import REDUCTIONS
+from pellucid.fuse.segment import REDUCTIONS, root_of_total
 from pellucid.ops import TABLE
 
 __all__ = ["Interpreter", "NumpyNamespace", "number", "random_numbers", "reduce"]
@@ -222,6 +222,8 @@ class Interpreter:
             args = [self.xp.cast(arg, self.dtype) if is_array(arg) and not is_bool(arg) else arg
                     for arg in args]
         assert row.define is not None
+        if root_of_total(node):
+            return self.xp.cast(row.define(self.xp, self.known[node.args[0].index]), self.dtype)
         return row.define(self.xp, *args)
 
 

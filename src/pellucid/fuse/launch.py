@@ -23,7 +23,7 @@ from pellucid.fuse.segment import Pass
 __all__ = ["Launch", "Member", "Table"]
 
 SHORT, LONG = 32768, 262144  # elements of a chunk: long ones stream best, short ones share well
-SMALL = 16384  # elements in all below which one thread is faster than waking another
+SMALL = 262144  # elements in all below which one thread is faster than waking another
 INTS, FLOATS = numpy.int64, numpy.float64
 
 
@@ -169,15 +169,14 @@ class Chunks:
         return list(pairwise(edges))
 
 
-def _chunks(
-    members: Sequence[Member], how: Callable[[Member], list[tuple[int, int, int]]]
-) -> Chunks:
+def _chunks(members: Sequence[Member], how: Callable[..., list[tuple[int, int, int]]]) -> Chunks:
     pieces: list[tuple[int, int, int]] = []
     spans: list[tuple[int, int]] = []
     work: list[int] = []
+    most = max(SHORT, min(LONG, sum(member.elements for member in members) // 64))
     for number, member in enumerate(members):
         first = len(pieces)
-        for start, count, elements in how(member):
+        for start, count, elements in how(member, most):
             pieces.append((number, start, count))
             work.append(elements)
         spans.append((first, len(pieces)))
@@ -185,24 +184,19 @@ def _chunks(
     return Chunks(shaped, numpy.array(spans, INTS).reshape(-1, 2), numpy.array(work, INTS))
 
 
-def _most(member: Member) -> int:
-    """Elements of a chunk of this tensor: at least 16 chunks in a large one."""
-    return max(SHORT, min(LONG, member.elements // 16))
+def _flat(member: Member, most: int) -> list[tuple[int, int, int]]:
+    return [(start, count, count) for start, count in _cut(member.elements, most, 64)]
 
 
-def _flat(member: Member) -> list[tuple[int, int, int]]:
-    return [(start, count, count) for start, count in _cut(member.elements, _most(member), 64)]
-
-
-def _by_row(member: Member) -> list[tuple[int, int, int]]:
-    cut = _cut(member.rows, max(1, _most(member) // max(1, member.columns)))
+def _by_row(member: Member, most: int) -> list[tuple[int, int, int]]:
+    cut = _cut(member.rows, max(1, most // max(1, member.columns)))
     return [(start, count, count * member.columns) for start, count in cut]
 
 
-def _by_column(whole: bool) -> Callable[[Member], list[tuple[int, int, int]]]:
-    def how(member: Member) -> list[tuple[int, int, int]]:
-        most = member.columns if whole else max(64, _most(member) // max(1, member.rows))
-        cut = _cut(member.columns, most, 16)
+def _by_column(whole: bool) -> Callable[[Member, int], list[tuple[int, int, int]]]:
+    def how(member: Member, most: int) -> list[tuple[int, int, int]]:
+        wide = member.columns if whole else max(64, most // max(1, member.rows))
+        cut = _cut(member.columns, wide, 16)
         return [(start, count, count * member.rows) for start, count in cut]
 
     return how
@@ -358,15 +352,15 @@ class Table:
             self._blocks[key] = [(kernel, first, last, arguments) for first, last in ranges]
         return self._blocks[key]
 
-    def combine(self, one: Pass, step: Step) -> None:
-        """Combine partial results; add what is reduced over all tensors to the step's totals."""
+    def combine(self, one: Pass, step: Step | None) -> None:
+        """Combine partial results; add what is reduced over all tensors to a step's totals."""
         kinds = numpy.array([node.op == "max_abs" for node in one.reductions], INTS)
         columns = numpy.array([self.program.layout.totals[n.index] for n in one.reductions], INTS)
         overall = numpy.zeros(len(kinds), FLOATS)
         spans = self.cut(one).spans
         _combine()(self.partials(one), spans, kinds, columns, self.totals, overall)
         for node, value in zip(one.reductions, overall.tolist(), strict=True):
-            if node.data[0] == "all":
+            if step is not None and node.data[0] == "all":
                 step.add_total(node.op, node.data[1], value)
 
     def close(self) -> None:
@@ -445,18 +439,21 @@ class Launch:
         step.sizes = self.sizes
         for table in self.tables:
             table.find_rows(step.updates)
-        waves = [self.tables] if self.joint else self.waves
-        pending = meanwhile
-        for tables in waves:
-            if not self._reduce(tables, step, count):
+        if self.joint and not self._reduce(self.tables, step, count):
+            return False
+        for number, wave in enumerate(self.waves):
+            # What an earlier wave wrote, overlapping parameters see: their own sums, too.
+            again = self.joint and number > 0
+            if (again or not self.joint) and not self._reduce(wave, step, count, again):
                 return False
-            for wave in self.waves if self.joint else [tables]:
-                self._write(wave, count, pending)
-                pending = None
+            self._write(wave, count, meanwhile if number == 0 else None)
         self._close(step)
         return True
 
-    def _reduce(self, tables: Sequence[Table], step: Step, count: int) -> bool:
+    def _reduce(
+        self, tables: Sequence[Table], step: Step, count: int, again: bool = False
+    ) -> bool:
+        """Run the passes that reduce; False for a veto. What is over all stays if ``again``."""
         last = max((one.level for t in tables for one in t.program.passes), default=0)
         for level in range(last + 1):
             blocks: list[Block] = []
@@ -470,8 +467,8 @@ class Launch:
             for table in tables:
                 for one in table.program.passes:
                     if one.level == level and one.kind == "reduce":
-                        table.combine(one, step)
-        for table in tables:
+                        table.combine(one, None if again else step)
+        for table in [] if again else tables:
             vetoes = table.program.vetoes
             for row in range(table.pair_count if vetoes is not None else 0):
                 group, number = table.pairs[row].tolist()

@@ -28,6 +28,11 @@ def splits(node: Node) -> bool:
     return node.op in REDUCTIONS and node.rank != Rank.ROW
 
 
+def root_of_total(node: Node) -> bool:
+    """Whether a node is the root of a column's sum: formed in float64, as the sum is."""
+    return node.op == "sqrt" and splits(node.args[0]) and node.args[0].rank == Rank.COLUMN
+
+
 @dataclass(frozen=True)
 class Pass:
     """One walk over the tensors' memory.
