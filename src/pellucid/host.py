@@ -82,6 +82,13 @@ class Host:
     def _threads(self) -> int:
         return threads()
 
+    def _written(self, plan: Plan) -> Callable[[], None] | None:
+        """What to call while a plan's kernels write to the parameters."""
+        return None
+
+    def _launched(self, plan: Plan) -> None:
+        """A plan that had to be looked for has run."""
+
     # -- the step ----------------------------------------------------------------------------
 
     def readings(self) -> list[Reading]:
@@ -98,18 +105,36 @@ class Host:
         if self.transformers:
             gradients = self._transformed(gradients)
         self._check_complete(gradients, extras)
+        if not self.compiled:
+            step = self._step(readings, extras)
+            done = self._interpreted(gradients, readings, step, extras)
+            if done:
+                self._commit(readings, step)
+            return done
+        plan = self._plan(gradients, readings)
+        self._point(plan, gradients, extras)
+        done = self._launch(plan, readings, extras, self._written(plan))
+        if done:
+            self._launched(plan)
+        return done
+
+    def _step(self, readings: Sequence[Reading], extras: Mapping[str, Any]) -> Step:
         numbers = {name: value for name, value in extras.items() if is_number(value)}
         values = [reading.values for reading in readings]
-        step = Step(values, self.updates, self._shared_slots(readings), numbers)
-        if not self.compiled:
-            done = self._interpreted(gradients, readings, step, extras)
-        else:
-            plan = self._plan(gradients, readings)
-            self._point(plan, gradients, extras)
-            done = plan.run(step, self._threads(), None)
-            if done:
-                self._commit_slots(plan)
+        return Step(values, self.updates, self._shared_slots(readings), numbers)
+
+    def _launch(
+        self,
+        plan: Plan,
+        readings: Sequence[Reading],
+        extras: Mapping[str, Any],
+        meanwhile: Callable[[], None] | None,
+    ) -> bool:
+        """Run the kernels, and then let the step stand; False if it was vetoed."""
+        step = self._step(readings, extras)
+        done = plan.run(step, self._threads(), meanwhile)
         if done:
+            self._commit_slots(plan)
             self._commit(readings, step)
         return done
 

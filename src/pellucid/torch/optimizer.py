@@ -10,9 +10,8 @@ import torch
 
 from pellucid.changes import Journal
 from pellucid.compose import Composed, Pipeline, Router, flatten, matches, transformers_of
-from pellucid.controls import Controls, Reading, overrides
+from pellucid.controls import Controls, overrides
 from pellucid.fuse.engine import DTYPES, Entry, Plan
-from pellucid.fuse.launch import Step
 from pellucid.fuse.pool import threads
 from pellucid.fuse.program import program
 from pellucid.fuse.trace import Variant
@@ -292,6 +291,7 @@ class Optimizer(Host, torch.optim.Optimizer):
             checked = {}
         if not self._quick_step(checked):
             follow(self)
+            self._counters.clear()
             self._update(self._gradients(), checked)
         return loss
 
@@ -314,7 +314,7 @@ class Optimizer(Host, torch.optim.Optimizer):
                     structure = structure or self._structure(readings)
                     if structure != known:
                         continue
-                self._launch(plan, readings, watch.tensors.bump, extras)
+                self._launch(plan, readings, extras, watch.tensors.bump)
             finally:
                 watch.release()
             self._watches.pop(position)
@@ -330,44 +330,11 @@ class Optimizer(Host, torch.optim.Optimizer):
             for stage in controls.pipeline.stages
         )
 
-    def _launch(
-        self,
-        plan: Plan,
-        readings: list[Reading],
-        bump: Callable[[], None],
-        extras: Mapping[str, Any],
-    ) -> bool:
-        values = [reading.values for reading in readings]
-        step = Step(values, self.updates, self._shared_slots(readings), extras)
-        done = plan.run(step, self._threads(), bump)
-        if done:
-            self._commit_slots(plan)
-            self._commit(readings, step)
-        return done
-
-    def _update(self, gradients: dict[int, Any], extras: dict[str, Any]) -> bool:
-        self._counters.clear()
-        readings = self.readings()
-        if self.transformers:
-            gradients = self._transformed(gradients)
-        if not self.compiled:
-            step = Step(
-                [r.values for r in readings], self.updates, self._shared_slots(readings), extras
-            )
-            done = self._interpreted(gradients, readings, step, extras)
-            if done:
-                self._commit(readings, step)
-            return done
-        plan = self._plan(gradients, readings)
-        self._point(plan, gradients, extras)
-        params = [entry.param for entry in plan.entries]
+    def _written(self, plan: Plan) -> Callable[[], None]:
         bump = torch.autograd.graph.increment_version
-        done = self._launch(plan, readings, lambda: bump(params), extras)
-        if done:
-            self._watch(plan, gradients)
-        return done
+        return lambda: bump([entry.param for entry in plan.entries])
 
-    def _watch(self, plan: Plan, gradients: dict[int, Any]) -> None:
+    def _launched(self, plan: Plan) -> None:
         """From the next step on only look whether anything moved."""
         self._watches = [one for one in self._watches if one[1] in self._plans.values()]
         grads = [entry.param.grad for entry in plan.entries]
