@@ -100,6 +100,7 @@ def source_file(source: str, key: str) -> Path:
 def _load(path: Path, dispatcher: Any, signature: Any) -> bool:
     """Give the dispatcher the code that the file holds; False if there is none that is whole."""
     from numba.core import compiler
+    from numba.core.runtime.nrt import rtsys
 
     try:
         data = path.read_bytes()
@@ -111,7 +112,9 @@ def _load(path: Path, dispatcher: Any, signature: Any) -> bool:
     import pickle  # the folder is the user's own, as Numba's cache is
 
     context = dispatcher.targetctx
-    context.refresh()
+    # Finished code needs the C functions that it calls, not what `context.refresh` would import:
+    # everything that Numba can compile. That takes half a second.
+    rtsys.initialize(context)
     try:
         result = compiler.CompileResult._rebuild(  # type: ignore[no-untyped-call]
             context, *pickle.loads(payload)
