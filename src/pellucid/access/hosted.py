@@ -121,6 +121,12 @@ class HostSource:
             found.append(Owner(label, entry.name, entry.group, entry))
         return found
 
+    def array(self, owner: Owner) -> Any:
+        return owner.parameter.param
+
+    def gradient(self, owner: Owner) -> Any:
+        return getattr(owner.parameter.param, "grad", None)  # a NumPy array has none
+
     def cells(self, owner: Owner) -> list[Cell]:
         entry: Entry = owner.parameter
         names, held = self.optimizer.controls[entry.group].names, self._held(entry)

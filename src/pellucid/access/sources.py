@@ -108,6 +108,12 @@ class Source(Protocol):
     def owners(self) -> Sequence[Owner]:
         """All parameters."""
 
+    def array(self, owner: Owner) -> Any:
+        """The parameter itself, live."""
+
+    def gradient(self, owner: Owner) -> Any:
+        """The parameter's gradient, where the framework keeps one; else None."""
+
     def cells(self, owner: Owner) -> Sequence[Cell]:
         """All slots that a parameter may have."""
 
