@@ -7,6 +7,7 @@ is kept here. Reading checks every number and every option; nothing is written b
 from __future__ import annotations
 
 import difflib
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
@@ -80,6 +81,7 @@ class Reading:
     dropped: list[str] = field(default_factory=list)  # schedules that a direct write replaced
     adopted: dict[str, Any] = field(default_factory=dict)  # schedules found in the group's dict
     base: Any = None  # the same object as long as all but schedules' numbers stays as it was
+    step: int = 0  # the update that it is for, from 1
 
 
 class Controls:
@@ -101,6 +103,7 @@ class Controls:
         self._last: tuple[Any, Reading] | None = None
         self._keys = names.native_keys()
         self._keys_checked: list[Any] | None = None  # of these none is a near miss of ours
+        self._unstored: tuple[str, ...] | None = None  # None: look which schedules are
         self._begin(given)
 
     # -- construction ----------------------------------------------------------------------
@@ -143,6 +146,26 @@ class Controls:
             declared.check(number, f"{self.where(full)} from {driver!r} at step {updates}")
         return number
 
+    def enter(self, updates: int, source: str = "assignment") -> None:
+        """Tell the journal how this group stands."""
+        schedules = {full: self._config(full, driver) for full, driver in self.drivers.items()}
+        values = {full: _shown(value) for full, value in self.seen.items()}
+        self.journal.begin(updates + 1, self.label, values, schedules, source)
+
+    def _config(self, full: str, driver: Any) -> dict[str, Any]:
+        """What drives a value as plain data; of what cannot be had from that, how it looks."""
+        if isinstance(driver, Ref):
+            return {"ref": self.pipeline.resolve(self.pipeline.hypers[full][0], driver.name)}
+        try:
+            plain = json.loads(json.dumps(plain_value(driver, full)))
+            again = revive(plain)
+            same = again is driver or json.loads(json.dumps(plain_value(again, full))) == plain
+            if same and type(again) is type(driver):
+                return dict(plain)
+        except Exception:
+            pass  # whatever a callable of the user's does: its values go on record
+        return {"repr": repr(driver)}
+
     def where(self, full: str) -> str:
         """How errors name a value of this group."""
         native = self.names.native(full)
@@ -184,7 +207,7 @@ class Controls:
         if self._last is not None and self._stands():
             return self._driven_on(self._last[1], updates) if self.drivers else self._last[1]
         self._check_keys()
-        reading = Reading({}, {})
+        reading = Reading({}, {}, step=updates + 1)
         for full in self._in_order():
             value = self.raw(full)
             if full in self.pipeline.options:
@@ -201,7 +224,7 @@ class Controls:
         for full, driver in self.drivers.items():
             numbers[full] = self._driven(full, driver, updates, last.values)
         values = {**last.values, **numbers}
-        return Reading(values, last.options, numbers, base=last.base)
+        return Reading(values, last.options, numbers, base=last.base, step=updates + 1)
 
     def _held(self) -> list[Any]:
         """What a reading depends on, as the framework's dict has it."""
@@ -243,13 +266,23 @@ class Controls:
     def _note(self, full: str, value: Any, updates: int, reading: Reading) -> None:
         """A value that is not what it was: someone wrote to the framework's dict."""
         old = self.seen[full]
+        if full in reading.adopted:
+            config = self._config(full, reading.adopted[full])
+            number = reading.written[full]
+            reading.changes.append(
+                Change(
+                    updates + 1, self.label, full, old, number, "direct write", schedule=config
+                )
+            )
+            return
         if value is old or (not is_scalar_array(value) and value == old):
             return
         if is_scalar_array(value) or is_number(value):
             if _float(value) == _float(old):
                 return
             value, old = _float(value), _float(old)
-        source = "framework scheduler" if self.scheduled(full) else "direct write"
+        known = self.scheduled(full) or (self.label, full) in self.journal.scheduled
+        source = "framework scheduler" if known else "direct write"
         reading.changes.append(Change(updates + 1, self.label, full, old, _shown(value), source))
 
     def scheduled(self, full: str) -> bool:
@@ -307,9 +340,14 @@ class Controls:
         if last is not None and reading.base is last[1].base:
             self.seen.update(reading.written)
             self._last = self._held(), reading
+            if self._unstored or self._unstored is None:
+                self._point(reading)
             return
         for change in reading.changes:
             self.journal.record(change)
+        if reading.dropped or reading.adopted:
+            self._unstored = None
+        self._point(reading)
         for full in self.names.places:
             self.seen[full] = _plain(self.raw(full))
         held = self._held()
@@ -318,15 +356,29 @@ class Controls:
         kept = Reading(reading.values, reading.options, base=object())
         self._last = (held, kept) if still else None
 
+    def _point(self, reading: Reading) -> None:
+        """Put on record what schedules gave that the journal cannot ask again."""
+        if self._unstored is None:
+            self._unstored = tuple(
+                full
+                for full, driver in self.drivers.items()
+                if "repr" in self._config(full, driver)
+            )
+        for full in self._unstored:
+            self.journal.point(reading.step, self.label, full, reading.values[full])
+
     # -- changing --------------------------------------------------------------------------
 
     def set(self, full: str, value: Any, step: int, source: str, reason: str) -> None:
         """Check a value, write it, and record the change."""
+        if not isinstance(reason, str):
+            raise TypeError(f"reason is {reason!r}; allowed is text")
         if full in self.pipeline.options:
             checked = self.pipeline.options[full][1].check(value, self.where(full))
         else:
             checked = check_value(self.pipeline.hypers[full][1], value, self.where(full))
-        old = self.drivers.get(full, self.raw(full))
+        old = self.raw(full)
+        config = None
         if full in self.pipeline.hypers and not is_number(checked) and not is_scalar_array(checked):
             before = self.drivers.pop(full, None)
             self.drivers[full] = checked
@@ -336,6 +388,7 @@ class Controls:
                 for tied in refs.keys() - {full}:
                     self._driven(tied, refs[tied], step - 1, values)  # it must not refer to a ref
                 number = self._driven(full, checked, step - 1, values)
+                config = self._config(full, checked)
             except Exception:
                 self.drivers.pop(full)
                 if before is not None:
@@ -344,19 +397,28 @@ class Controls:
         else:
             self.drivers.pop(full, None)
             number = checked
+        old = _shown(old)
         self.write(full, number)
-        self.seen[full] = _plain(number)
-        self._last = None
-        if is_scalar_array(old):
-            old = float(old)
-        change = Change(step, self.label, full, _shown(old), _shown(checked), source, reason)
+        self.seen[full] = _plain(self.raw(full))  # a tensor may have rounded it
+        self._last = self._unstored = None
+        new = number if config else _shown(self.raw(full))
+        change = Change(step, self.label, full, old, new, source, reason, schedule=config)
         self.journal.record(change)
 
     def loaded(self) -> None:
         """The framework's dict was replaced by a load: what stands there is what is so."""
         for full in self.names.places:
             self.seen[full] = _plain(self.raw(full))
-        self._last = None
+        self._last = self._unstored = None
+
+    def settle(self, before: Mapping[str, Any], updates: int) -> None:
+        """Put on record what a load changed: in the script's values, or beside the journal's."""
+        for full, value in self.seen.items():
+            known = before[full], self.journal.last(self.label, full)
+            if full not in self.drivers and value not in known:
+                old, new = _shown(before[full]), _shown(value)
+                self.journal.record(Change(updates + 1, self.label, full, old, new, "load"))
+        self.enter(updates, "load")
 
     def state(self) -> dict[str, Any]:
         """The drivers as plain JSON data."""
@@ -373,7 +435,7 @@ class Controls:
                 f"hyperparameter here ({', '.join(self.pipeline.hypers)})"
             )
         self.drivers = {full: revive(value) for full, value in state.items()}
-        self._last = None
+        self._last = self._unstored = None
 
 
 SCHEDULED: dict[str, tuple[str, ...]] = {

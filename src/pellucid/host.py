@@ -51,6 +51,7 @@ class Host:
         self.backend, self.arrays = backend, state
         self.engine = Engine(backend, state, seed)
         self.journal = Journal()
+        self.journal.live = self._completed
         self.controls: list[Controls] = []
         self.entries: list[Entry] = []
         self.updates = 0  # completed
@@ -59,6 +60,10 @@ class Host:
         self._plans: dict[Any, Plan] = {}
 
     xp: Any = NumpyNamespace()
+
+    def _completed(self) -> int:
+        return self.updates
+
     # -- what a framework does its own way ---------------------------------------------------
 
     @abstractmethod

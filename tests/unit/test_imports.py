@@ -55,6 +55,7 @@ ARROWS: dict[str, set[str]] = {
 """What each module or package may import when it is loaded."""
 
 LAZY: dict[str, set[str]] = {
+    "changes": {"declare"},  # a schedule of the journal, when it is asked for a value
     "declare": {"schedules"},  # a schedule read from a file
     "rule": {"rules", "transforms"},  # a stage read from a file
     "stage_text": {"schedules", "transforms"},
@@ -78,6 +79,7 @@ THIRD: dict[str, set[str]] = {
 
 THIRD_LAZY: dict[str, set[str]] = {
     "torch": {"conformance.py", "cli.py"},
+    "rich": {"changes.py"},
     "numpy": {"ops.py", "cli.py"},  # ops.sqrt(2.0) at a prompt
 }
 

@@ -274,8 +274,9 @@ def test_a_schedule_and_then_a_number(make: Make) -> None:
     training.step(2)
     assert training.view["learning_rate"] == 0.01
     first, second = training.view.journal
-    assert (first.old, first.new) == (0.1, repr(schedule))
-    assert (second.old, second.new, second.step) == (repr(schedule), 0.01, 4)
+    assert (first.old, first.new, first.until) == (0.1, schedule(2), 3)
+    assert first.schedule == {"schedule": schedule.get_config()}
+    assert (second.old, second.new, second.step) == (schedule(2), 0.01, 4)
 
 
 def test_a_direct_number_replaces_a_schedule(make: Make) -> None:
@@ -396,7 +397,7 @@ def test_override_puts_back(make: Make) -> None:
     training.step()
     assert view["group 0/learning_rate"] == schedule(2)
     assert [(change.step, change.reason) for change in view.journal] == [
-        (1, "warm up"), (1, "warm up"), (3, "end of override: warm up"),
+        (1, ""), (1, "warm up"), (1, "warm up"), (3, "end of override: warm up"),
         (3, "end of override: warm up"),
     ]  # fmt: skip
 

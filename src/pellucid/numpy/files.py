@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from pellucid.changes import Change, Journal
+from pellucid.changes import Journal
 from pellucid.controls import Controls
 from pellucid.fuse.engine import slot_kind, slot_shape
 
@@ -44,7 +44,7 @@ def _description(optimizer: Optimizer) -> dict[str, Any]:
             }
             for controls in optimizer.controls
         ],
-        "journal": optimizer.journal.to_list(),
+        "journal": optimizer.journal.to_dict(),
     }
 
 
@@ -93,11 +93,19 @@ def load(optimizer: Optimizer, file: Any) -> None:
         )
     params, slots = _checked_arrays(optimizer, arrays)
     stores = _checked_groups(optimizer, described["groups"])
+    journal = _checked_journal(file, described["journal"])
     for name, array in params.items():
         numpy.copyto(optimizer.params[name], array)
     optimizer.state.clear()
     optimizer.state.update(slots)
-    _restore(optimizer, described, stores)
+    _restore(optimizer, described, stores, journal)
+
+
+def _checked_journal(file: Any, described: Any) -> Journal:
+    try:
+        return Journal.from_list(described)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file}: the journal in it is damaged: {error!r}") from error
 
 
 def _checked_arrays(
@@ -176,21 +184,19 @@ def _checked_groups(optimizer: Optimizer, groups: list[dict[str, Any]]) -> list[
 
 
 def _restore(
-    optimizer: Optimizer, described: Mapping[str, Any], stores: list[dict[str, Any]]
+    optimizer: Optimizer,
+    described: Mapping[str, Any],
+    stores: list[dict[str, Any]],
+    journal: Journal,
 ) -> None:
     old = [dict(controls.seen) for controls in optimizer.controls]
+    optimizer.journal.load(journal, int(described["updates"]))
     optimizer.updates = int(described["updates"])
     optimizer.seed = optimizer.engine.seed = int(described["seed"])
     optimizer.shared = {(int(o), full): float(v) for o, full, v in described["shared"]}
-    journal = optimizer.journal = Journal.from_list(described["journal"])
     for number, controls in enumerate(optimizer.controls):
-        controls.journal = journal
         controls.store.update(stores[number])
         controls.restore(described["groups"][number]["schedules"])
         controls.loaded()
-        for full, value in controls.seen.items():
-            known = journal.last(controls.label, full)
-            if value not in (old[number][full], known) and full not in controls.drivers:
-                step = optimizer.updates + 1
-                journal.record(Change(step, controls.label, full, old[number][full], value, "load"))
+        controls.settle(old[number], optimizer.updates)
     optimizer.forget_plans()

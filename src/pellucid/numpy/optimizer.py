@@ -106,6 +106,7 @@ class Optimizer(Host):
         controls = Controls(
             label, pipeline, canonical_names(pipeline), store, given, self.journal
         )
+        controls.enter(self.updates)
         order = {name: index for index, name in enumerate(self.params)}
         self.entries.extend(
             Entry(order[name], name, self.params[name], len(self.controls), pipeline)
@@ -183,6 +184,10 @@ class Optimizer(Host):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.params)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.journal.live = self._completed
 
     # -- files -----------------------------------------------------------------------------
 

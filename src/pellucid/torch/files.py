@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pellucid.changes import Change, Journal
+from pellucid.changes import Journal
 from pellucid.compose import Pipeline
 from pellucid.controls import Controls
 from pellucid.fuse.engine import slot_kind, slot_shape
@@ -188,8 +188,9 @@ def checked_own(
         )
     drivers = []
     for controls, some in zip(optimizer.controls, schedules, strict=True):
+        given = controls.pipeline.given
         scratch = Controls(
-            controls.label, controls.pipeline, controls.names, {}, controls.pipeline.given, journal
+            controls.label, controls.pipeline, controls.names, {}, given, Journal()
         )
         scratch.restore(some)
         drivers.append(scratch.drivers)
@@ -216,24 +217,20 @@ def _numbers(optimizer: Optimizer, fitting: Mapping[str, Any]) -> list[dict[str,
 def finish_load(optimizer: Optimizer, own: Arriving) -> None:
     """After torch has replaced groups and state: follow them, and take what is ours."""
     old = [dict(controls.seen) for controls in optimizer.controls]
+    if own.journal is None:
+        optimizer.journal.abandon(own.updates)
+    else:
+        optimizer.journal.load(own.journal, own.updates)
     optimizer.updates, optimizer.shared = own.updates, own.shared
     optimizer.seed = optimizer.engine.seed = own.seed
-    optimizer.journal = optimizer.journal if own.journal is None else own.journal
     for controls, store, drivers in zip(
         optimizer.controls, optimizer.param_groups, own.drivers, strict=True
     ):
         controls.store, controls.drivers = store, drivers
-        controls.journal = optimizer.journal
         controls.loaded()
     for entry, numbers in zip(optimizer.entries, own.numbers, strict=True):
         if numbers:
             optimizer.state[entry.param].update(numbers)
     for controls, before in zip(optimizer.controls, old, strict=True):
-        for full, value in controls.seen.items():
-            known = optimizer.journal.last(controls.label, full)
-            if value not in (before[full], known) and full not in controls.drivers:
-                change = Change(
-                    optimizer.updates + 1, controls.label, full, before[full], value, "load"
-                )
-                optimizer.journal.record(change)
+        controls.settle(before, optimizer.updates)
     optimizer.forget_plans()

@@ -145,6 +145,7 @@ def _put_back(optimizer: Optimizer, group: dict[str, Any], params: Sequence[Any]
     made.drivers.clear()
     made.store = group
     made.loaded()
+    made.enter(optimizer.updates)
     return made
 
 

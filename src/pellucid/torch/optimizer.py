@@ -249,6 +249,7 @@ class Optimizer(Host, torch.optim.Optimizer):
         self.controls.append(
             Controls(label, pipeline, names_of(pipeline), store, values, self.journal)
         )
+        self.controls[-1].enter(self.updates)
         for name, param in members:
             self.entries.append(
                 Entry(len(self.entries), name, param, len(self.controls) - 1, pipeline)
@@ -500,7 +501,7 @@ class Optimizer(Host, torch.optim.Optimizer):
             "seed": self.seed,
             "schedules": [controls.state() for controls in self.controls],
             "shared": [[ordinal, full, value] for (ordinal, full), value in self.shared.items()],
-            "journal": self.journal.to_list(),
+            "journal": self.journal.to_dict(),
         }
 
     @torch._disable_dynamo  # type: ignore[attr-defined]
@@ -556,7 +557,7 @@ class Optimizer(Host, torch.optim.Optimizer):
             "updates": self.updates,
             "seed": self.seed,
             "shared": dict(self.shared),
-            "journal": self.journal.to_list(),
+            "journal": self.journal.to_dict(),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -573,6 +574,7 @@ class Optimizer(Host, torch.optim.Optimizer):
             self._watches, self._counters, self._taken, self.shelf = [], {}, [], []
             self.updates, self.shared = live["updates"], live["shared"]
             self.journal = Journal.from_list(live["journal"])
+            self.journal.live = self._completed
         super().__setstate__(state)
         if own is not None:
             if not isinstance(self.state, defaultdict):
