@@ -6,7 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pellucid.access import journal as journal
     from pellucid.access import view as view
+    from pellucid.access.difference import diff as diff
     from pellucid.compose import chain as chain
     from pellucid.compose import every as every
     from pellucid.compose import route as route
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES: dict[str, tuple[str, ...]] = {
-    "pellucid.access": ("view",),
+    "pellucid.access": ("journal", "view"),
+    "pellucid.access.difference": ("diff",),
     "pellucid.compose": ("chain", "every", "route"),
     "pellucid.conformance": ("check",),
     "pellucid.declare": ("HyperparameterError", "extra", "hyper", "option", "ref", "slot"),

@@ -61,6 +61,7 @@ LAZY: dict[str, set[str]] = {
     "stage_text": {"schedules", "transforms"},
     "explanation": {"fuse"},
     "conformance": {"numpy", "torch"},  # `pellucid.check` tries every backend that is installed
+    "access": {"torch"},  # of an object of that framework: its table of names, its groups
     "cli": set(ARROWS),  # on top of all, each command loading what it needs
 }
 """What it may import besides, inside a function, when it is needed."""
@@ -85,7 +86,7 @@ THIRD_LAZY: dict[str, set[str]] = {
 
 STAGES = (
     "counter", "pool", "cache", "graph", "simplify", "trace", "segment", "emit", "emit_numba",
-    "interpret", "runtime", "program", "launch", "engine", "eager",
+    "interpret", "runtime", "program", "launch", "engine", "eager", "measure",
 )  # fmt: skip
 """The compiler's modules: each imports only those before it when it is loaded."""
 

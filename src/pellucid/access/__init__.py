@@ -9,19 +9,25 @@ from typing import Any
 
 from pellucid.access.errors import UnknownNameError
 from pellucid.access.slots import StateTable
-from pellucid.access.sources import source_of
+from pellucid.access.sources import source_of, unwrapped
 from pellucid.access.table import View
+from pellucid.changes import Journal
 
-__all__ = ["StateTable", "UnknownNameError", "View", "view"]
+__all__ = ["StateTable", "UnknownNameError", "View", "journal", "view"]
 
 
-def view(optimizer: Any, scheduler: Any = None) -> View:
+def view(optimizer: Any, model: Any = None, scheduler: Any = None) -> View:
     """A live table of everything in an optimizer: read it, write to it, print it.
 
     Args:
-        optimizer: a `pellucid.numpy.Optimizer` or a `pellucid.torch.Optimizer`.
+        optimizer: any optimizer with torch's ``param_groups`` (torch's own, a stranger's, one
+            wrapped by Accelerate or Lightning), a `pellucid.torch.Optimizer`, a
+            `pellucid.numpy.Optimizer`, or a list of several.
+        model: the torch module whose parameters it updates: gives their names, and what
+            `View.warnings` needs.
         scheduler: the `torch.optim.lr_scheduler` that drives its learning rate, if one does: a
-            change of the rate then changes the scheduler's base rates too, so that it lasts.
+            change of the rate then changes the scheduler's base rates too, so that it lasts. Of
+            several optimizers, a list.
 
     Raises:
         TypeError: the object is none of these.
@@ -37,4 +43,34 @@ def view(optimizer: Any, scheduler: Any = None) -> View:
     step 1  group 0/learning_rate  0.1 → 0.05  (view)
     step 1  group 0/weight_decay  0 → 0.01  (view: overfits)
     """
-    return View(source_of(optimizer, scheduler))
+    return View(source_of(optimizer, model, scheduler))
+
+
+def journal(optimizer: Any, file: Any = None, scheduler: Any = None) -> Journal:
+    """The record of every change of an optimizer's hyperparameters.
+
+    Ours keep one anyway. To any other optimizer of torch one is attached, once: from then on it
+    looks at the groups before each step.
+
+    Args:
+        optimizer: what `view` takes, but one.
+        file: a path where each entry is also appended at once, as a line of JSON. An existing
+            file is continued: entries after the optimizer's present update are marked abandoned.
+        scheduler: the scheduler that drives the learning rate, if it leaves no mark in the groups
+            (ReduceLROnPlateau): its changes are then told from direct writes.
+
+    Raises:
+        TypeError: the object is no optimizer, or tells nobody when it steps.
+    """
+    source = source_of(optimizer, None, scheduler)
+    inner = unwrapped(optimizer)
+    if isinstance(inner, (list, tuple)):
+        raise TypeError("journal got a list; allowed is one optimizer: call it for each")
+    if file is None:
+        return source.journal
+    if source.recorded is not None:
+        source.journal.to_file(file)
+        return source.journal
+    from pellucid.access.attached import attach
+
+    return attach(inner, file, scheduler is not None).journal

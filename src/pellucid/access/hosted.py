@@ -6,11 +6,14 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from pellucid.access.rates import Put, check_scheduler, kept_rates, new_rates
 from pellucid.access.sources import Assignment, Cell, Group, Owner
+from pellucid.access.splitting import split_store
+from pellucid.access.writing import check_sharing, model_names
 from pellucid.changes import Journal
 from pellucid.controls import Controls, Names
 from pellucid.declare import Ref, is_scalar_array
@@ -39,7 +42,7 @@ class HostGroup:
 
     @property
     def members(self) -> list[str]:
-        return [entry.name for entry in self.entries]
+        return [self.source.name_of(entry) for entry in self.entries]
 
     @property
     def size(self) -> int:
@@ -49,6 +52,10 @@ class HostGroup:
     @property
     def names(self) -> Names:
         return self.controls.names
+
+    def raw(self, full: str) -> Any:
+        """The value as the framework's dict holds it."""
+        return self.controls.raw(full)
 
     def value(self, full: str) -> Any:
         """The number in the framework's dict; under a schedule that of the last update."""
@@ -83,10 +90,15 @@ class HostGroup:
 class HostSource:
     """An optimizer of ours; see `pellucid.access.sources.Source`."""
 
-    def __init__(self, optimizer: Host, scheduler: Any = None) -> None:
+    def __init__(self, optimizer: Host, model: Any = None, scheduler: Any = None) -> None:
         if scheduler is not None:
             check_scheduler(scheduler, optimizer)
-        self.optimizer, self.scheduler = optimizer, scheduler
+        self.optimizer, self.model, self.scheduler = optimizer, model, scheduler
+        self.given_names = model_names(model)
+
+    def name_of(self, entry: Entry) -> str:
+        """The model's name of a parameter, if a model was given, else the optimizer's."""
+        return self.given_names.get(id(entry.param), entry.name)
 
     @property
     def name(self) -> str:
@@ -104,11 +116,20 @@ class HostSource:
     def journal(self) -> Journal:
         return self.optimizer.journal
 
+    @property
+    def recorded(self) -> Journal | None:
+        return self.optimizer.journal
+
     def groups(self) -> list[Group]:
         members: list[list[Entry]] = [[] for _ in self.optimizer.controls]
         for entry in self.optimizer.entries:
             members[entry.group].append(entry)
         return [HostGroup(self, index, entries) for index, entries in enumerate(members)]
+
+    @property
+    def idle(self) -> int:
+        """How many of the last steps found no gradient at all."""
+        return int(getattr(self.optimizer, "idle", 0))
 
     # -- state -----------------------------------------------------------------------------
 
@@ -116,9 +137,10 @@ class HostSource:
         found: list[Owner] = []
         taken: set[str] = set()
         for entry in self.optimizer.entries:
-            label = f"{entry.name} ({entry.index})" if entry.name in taken else entry.name
+            name = self.name_of(entry)
+            label = f"{name} ({entry.index})" if name in taken else name
             taken.add(label)
-            found.append(Owner(label, entry.name, entry.group, entry))
+            found.append(Owner(label, name, entry.group, entry))
         return found
 
     def array(self, owner: Owner) -> Any:
@@ -178,12 +200,39 @@ class HostSource:
     def _share(self, ordinal: int, full: str, value: float) -> None:
         self.optimizer.shared[ordinal, full] = float(value)
 
+    def reset(self, owners: Sequence[Owner], full: str | None) -> None:
+        """Let state begin anew; see `View.reset`."""
+        doomed: list[tuple[dict[str, Any], str, Cell]] = []
+        for owner in owners:
+            held = self._held(owner.parameter)
+            for cell in self.cells(owner):
+                if cell.value is not None and full in (None, cell.full, cell.native):
+                    doomed.append((held, cell.native, cell))
+        if full is not None and not doomed:
+            raise ValueError(f"no state {full!r} to reset: there is none before the first step")
+        for held, native, cell in doomed:
+            names = self.optimizer.controls[self._entry(cell, owners).group].names
+            if native in names.slots.values() or full is None:
+                del held[native]  # the next update begins it
+            else:
+                cell.put(0)
+        self.optimizer.forget_plans()
+
+    @staticmethod
+    def _entry(cell: Cell, owners: Sequence[Owner]) -> Entry:
+        found: Entry = next(one.parameter for one in owners if one.label == cell.owner)
+        return found
+
     # -- changing --------------------------------------------------------------------------
 
-    def set(self, assignments: Sequence[Assignment], reason: str) -> None:
-        self._check_sharing(assignments)
+    def check(self, assignments: Sequence[Assignment]) -> list[Put]:
+        """Raise unless all may be written; what is to be written beside them."""
+        check_sharing(assignments, self.groups())
         self._try(assignments)
-        puts = self._new_rates(assignments)
+        return self._new_rates(assignments)
+
+    def set(self, assignments: Sequence[Assignment], reason: str) -> None:
+        puts = self.check(assignments)
         for one in assignments:
             self._controls(one.group).set(one.full, one.value, self.updates + 1, SOURCE, reason)
         for put in puts:
@@ -202,23 +251,6 @@ class HostSource:
                 self.scheduler, self._controls(one.group), one.group.index, one.full, one.value
             )
         ]
-
-    def _check_sharing(self, assignments: Sequence[Assignment]) -> None:
-        """Raise if a number would go into a tensor that a group which is not named holds too."""
-        named = {(one.group.index, one.full) for one in assignments}
-        for one in assignments:
-            held = self._controls(one.group).raw(one.full)
-            if not hasattr(held, "fill_") or hasattr(one.value, "dtype"):
-                continue
-            for index, controls in enumerate(self.optimizer.controls):
-                if one.full not in controls.names.places or (index, one.full) in named:
-                    continue
-                if controls.raw(one.full) is held:
-                    raise ValueError(
-                        f"{one.group.name}/{one.full} is a tensor that {controls.label!r} holds "
-                        "too: give this group one of its own, such as torch.tensor("
-                        f"{one.value!r}), or change both"
-                    )
 
     def _try(self, assignments: Sequence[Assignment]) -> None:
         """Set all on copies of the groups: what fails there fails before anything is changed."""
@@ -250,6 +282,37 @@ class HostSource:
         return put_back
 
 
+    def split(self, group: Group, members: Sequence[str], label: str) -> None:
+        """Move some parameters of a group into one of their own; see `View.split`."""
+        optimizer: Any = self.optimizer
+        old = self._controls(group)
+        moved = [
+            entry
+            for entry in optimizer.entries
+            if entry.group == group.index and self.name_of(entry) in members
+        ]
+        by_name = isinstance(old.store["params"][0], str)  # as NumPy's groups have them
+        chosen = [
+            one
+            for one in old.store["params"]
+            if any(one == entry.name if by_name else one is entry.param for entry in moved)
+        ]
+        store = split_store(optimizer.param_groups, group.index, chosen, label, self.scheduler)
+        optimizer.controls.append(_twin(old, label, store, self.updates))
+        if by_name:
+            identities = {id(entry) for entry in moved}
+            number = len(optimizer.controls) - 1
+            optimizer.entries[:] = [
+                replace(entry, group=number) if id(entry) in identities else entry
+                for entry in optimizer.entries
+            ]
+        else:
+            from pellucid.torch.groups import follow
+
+            follow(optimizer)
+        optimizer.forget_plans()
+
+
 def _detached(controls: Controls) -> Controls:
     """A copy whose changes reach nothing of the original's."""
     made = copy.copy(controls)
@@ -259,6 +322,15 @@ def _detached(controls: Controls) -> Controls:
     }
     made.drivers, made.seen = dict(controls.drivers), dict(controls.seen)
     made.journal = Journal()
+    return made
+
+
+def _twin(controls: Controls, label: str, store: Any, updates: int) -> Controls:
+    """The controls of a group that was split off."""
+    made = copy.copy(controls)
+    made.label, made.store, made._last = label, store, None
+    made.drivers, made.seen = dict(controls.drivers), dict(controls.seen)
+    made.journal.begin(updates + 1, label, dict(made.seen))
     return made
 
 

@@ -53,8 +53,8 @@ def select(source: Source, left: str | None, path: str) -> list[Selected]:
     groups = source.groups()
     if left is None or left == source.name:
         return [Selected(group, group.members, True) for group in groups]
-    for attribute in ("rule", "name"):
-        named = [group for group in groups if getattr(group, attribute) == left]
+    for attribute in ("optimizer", "rule", "name"):  # the first is of several optimizers
+        named = [group for group in groups if getattr(group, attribute, None) == left]
         if named:
             return [Selected(group, group.members, True) for group in named]
     chosen = [(group, [one for one in group.members if matches(left, one)]) for group in groups]

@@ -21,13 +21,13 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from pellucid.controls import Controls
+from pellucid.controls import Names
 from pellucid.declare import is_scalar_array
 from pellucid.ops import is_number
 
-__all__ = ["Put", "check_scheduler", "kept_rates", "new_rates"]
+__all__ = ["LAST", "Put", "Rated", "check_scheduler", "kept_rates", "leaves", "new_rates"]
 
 RATE, INITIAL, LAST = "lr", "initial_lr", "_last_lr"
 LISTS = ("base_lrs", "max_lrs")
@@ -35,6 +35,23 @@ LISTS = ("base_lrs", "max_lrs")
 
 GROUP_KEYS = {"OneCycleLR": ("max_lr", "min_lr"), "SWALR": ("swa_lr",)}
 """Further rates that a scheduler keeps in the groups, by its class."""
+
+
+class Rated(Protocol):
+    """A group, as its rates are found and named."""
+
+    @property
+    def names(self) -> Names: ...
+
+    @property
+    def store(self) -> Any:
+        """The framework's dict."""
+
+    def where(self, full: str) -> str:
+        """How errors name a value."""
+
+    def scheduled(self, full: str) -> bool:
+        """Whether a scheduler of the framework drives a value."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +72,8 @@ class Put:
 
 def check_scheduler(scheduler: Any, optimizer: Any) -> None:
     """Raise unless this is an LR scheduler of torch that drives this optimizer."""
-    leaves = list(_leaves(scheduler))
-    known = all(hasattr(one, "base_lrs") or _is(one, "ReduceLROnPlateau") for one in leaves)
+    inside = list(leaves(scheduler))
+    known = all(hasattr(one, "base_lrs") or _is(one, "ReduceLROnPlateau") for one in inside)
     if not known or not hasattr(scheduler, "optimizer"):
         raise TypeError(
             f"scheduler is {scheduler!r}; allowed is a scheduler of torch.optim.lr_scheduler "
@@ -69,7 +86,7 @@ def check_scheduler(scheduler: Any, optimizer: Any) -> None:
         )
 
 
-def new_rates(scheduler: Any, controls: Controls, index: int, full: str, value: Any) -> list[Put]:
+def new_rates(scheduler: Any, controls: Rated, index: int, full: str, value: Any) -> list[Put]:
     """What is to be written beside the new value of the group number ``index``.
 
     Raises:
@@ -109,7 +126,7 @@ def new_rates(scheduler: Any, controls: Controls, index: int, full: str, value: 
     return puts
 
 
-def kept_rates(scheduler: Any, controls: Controls, index: int, full: str) -> list[Put]:
+def kept_rates(scheduler: Any, controls: Rated, index: int, full: str) -> list[Put]:
     """What puts the rates beside a group's value back to what they are now."""
     if scheduler is None or not _is_rate(controls, full):
         return []
@@ -151,10 +168,10 @@ def _rebased(
 
 def _rates(scheduler: Any, group: Any, index: int) -> Iterator[tuple[Any, Any]]:
     """Where the scheduler has rates of a group beside ``lr``: in the group, in its own lists."""
-    leaves = list(_leaves(scheduler))
-    keys = [INITIAL, *(k for name, own in GROUP_KEYS.items() for k in own if _any(leaves, name))]
+    inside = list(leaves(scheduler))
+    keys = [INITIAL, *(k for name, own in GROUP_KEYS.items() for k in own if _any(inside, name))]
     yield from ((group, key) for key in keys if key in group)
-    for leaf in leaves:
+    for leaf in inside:
         for attribute in LISTS:
             held = getattr(leaf, attribute, ())
             if index < len(held):
@@ -163,20 +180,20 @@ def _rates(scheduler: Any, group: Any, index: int) -> Iterator[tuple[Any, Any]]:
 
 def _last(scheduler: Any, index: int) -> Iterator[Any]:
     """Lists of the rates that `get_last_lr` gives."""
-    for one in (scheduler, *_leaves(scheduler)):
+    for one in (scheduler, *leaves(scheduler)):
         held = getattr(one, LAST, ())
         if index < len(held):
             yield held
 
 
-def _leaves(scheduler: Any) -> Iterator[Any]:
+def leaves(scheduler: Any) -> Iterator[Any]:
     """The schedulers inside SequentialLR and ChainedScheduler, or the one itself."""
     inner = getattr(scheduler, "_schedulers", None)
     if inner is None:
         yield scheduler
     else:
         for one in inner:
-            yield from _leaves(one)
+            yield from leaves(one)
 
 
 def _active(scheduler: Any) -> Any:
@@ -189,7 +206,7 @@ def _active(scheduler: Any) -> Any:
     return None
 
 
-def _is_rate(controls: Controls, full: str) -> bool:
+def _is_rate(controls: Rated, full: str) -> bool:
     return controls.names.places[full].key == RATE
 
 
@@ -197,9 +214,9 @@ def _is(scheduler: Any, name: str) -> bool:
     return any(base.__name__ == name for base in type(scheduler).__mro__)
 
 
-def _any(leaves: list[Any], name: str) -> bool:
-    return any(_is(leaf, name) for leaf in leaves)
+def _any(inside: list[Any], name: str) -> bool:
+    return any(_is(leaf, name) for leaf in inside)
 
 
 def _has(scheduler: Any, attribute: str) -> bool:
-    return any(hasattr(leaf, attribute) for leaf in _leaves(scheduler))
+    return any(hasattr(leaf, attribute) for leaf in leaves(scheduler))

@@ -37,6 +37,9 @@ class Group(Protocol):
     @property
     def names(self) -> Names: ...
 
+    def raw(self, full: str) -> Any:
+        """The value as the framework holds it: such as an array of one number."""
+
     def value(self, full: str) -> Any:
         """The current number, or the option."""
 
@@ -101,7 +104,12 @@ class Source(Protocol):
         """Completed updates."""
 
     @property
-    def journal(self) -> Journal: ...
+    def journal(self) -> Journal:
+        """The journal; attached now, if there was none."""
+
+    @property
+    def recorded(self) -> Journal | None:
+        """The journal, if there is one."""
 
     def groups(self) -> Sequence[Group]: ...
 
@@ -120,30 +128,70 @@ class Source(Protocol):
     def shared_cells(self) -> Sequence[Cell]:
         """State that all parameters share."""
 
+    def check(self, assignments: Sequence[Assignment]) -> Any:
+        """Raise unless all may be written."""
+
     def set(self, assignments: Sequence[Assignment], reason: str) -> None:
         """Check all, then write all and record it; an error leaves everything as it was."""
+
+    def reset(self, owners: Sequence[Owner], full: str | None) -> None:
+        """Let the state of parameters, or one slot of theirs, begin anew."""
+
+    def split(self, group: Group, members: Sequence[str], label: str) -> None:
+        """Move some parameters of a group into one of their own, with equal values."""
 
     def keep(self, targets: Sequence[tuple[Group, str]]) -> Callable[[str], None]:
         """Remember values (and what drives them); the function puts them back, with a reason."""
 
 
-def source_of(optimizer: Any, scheduler: Any = None) -> Source:
-    """The `Source` for an optimizer; TypeError for what is none that is known."""
+def source_of(optimizer: Any, model: Any = None, scheduler: Any = None) -> Source:
+    """The `Source` for an optimizer or a list of several; TypeError for what is none."""
+    if isinstance(optimizer, (list, tuple)):
+        from pellucid.access.several import SeveralSource
+
+        return SeveralSource(optimizer, model, scheduler)
+    inner = unwrapped(optimizer)
     host = sys.modules.get("pellucid.host")  # whoever has such an optimizer has loaded it
-    if host is not None and isinstance(optimizer, host.Host):
+    if host is not None and isinstance(inner, host.Host):
         from pellucid.access.hosted import HostSource
 
-        return HostSource(optimizer, scheduler)
+        return HostSource(inner, model, scheduler)
+    from pellucid.access.foreign import GroupsSource, has_groups
+
+    if not isinstance(inner, type) and has_groups(inner):
+        return GroupsSource(inner, model, scheduler)
     kind = optimizer if isinstance(optimizer, type) else type(optimizer)
     hint = ""
     if isinstance(optimizer, type):
         hint = ": pass an optimizer that was constructed, not its class"
-    elif any(base.__module__.startswith("torch.optim") for base in kind.__mro__):
-        hint = (
-            ": torch.optim's own optimizers are not supported yet; pellucid.torch has one for "
-            "each of its rules, with the same arguments"
-        )
+    elif hasattr(optimizer, "base_lrs"):
+        hint = ": that is a scheduler; pellucid.view(optimizer, scheduler=...) takes it"
     raise TypeError(
-        f"view got {kind.__module__}.{kind.__qualname__}; allowed is a pellucid.numpy.Optimizer "
-        f"or a pellucid.torch.Optimizer{hint}"
+        f"view got {kind.__module__}.{kind.__qualname__}; allowed is an optimizer of Pellucid's, "
+        "torch's or a stranger's with param_groups (a list of dicts, each with 'params'), or a "
+        f"list of several{hint}"
     )
+
+
+def unwrapped(optimizer: Any) -> Any:
+    """The optimizer inside the wrappers of Accelerate, Lightning and the like."""
+    for _ in range(8):
+        kind = type(optimizer)
+        wraps = kind.__module__.partition(".")[0] in WRAPPERS
+        if not wraps and isinstance(getattr(optimizer, "param_groups", None), list):
+            return optimizer
+        inner = None
+        for name in ("optimizer", "_optimizer", "base_optimizer"):
+            inner = getattr(optimizer, name, None)
+            if isinstance(getattr(inner, "param_groups", None), list):
+                break
+        else:
+            return optimizer
+        if hasattr(optimizer, "base_lrs"):
+            return optimizer  # a scheduler
+        optimizer = inner
+    return optimizer
+
+
+WRAPPERS = frozenset(["accelerate", "lightning", "lightning_fabric", "pytorch_lightning"])
+"""Packages whose optimizers stand around another one and have no hooks of their own."""

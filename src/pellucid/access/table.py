@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pellucid.access.patterns import Found, find
+from pellucid.access.errors import UnknownNameError, no_such
+from pellucid.access.patterns import Found, find, select, split
 from pellucid.access.slots import StateTable
 from pellucid.access.sources import Assignment, Source
 from pellucid.changes import Journal
+from pellucid.compose import matches
 from pellucid.declare import HyperparameterError
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
+
+    from pellucid.access.statistics import Statistics
+    from pellucid.access.tree import Tree
 
 __all__ = ["View"]
 
@@ -144,6 +150,78 @@ class View:
         finally:
             put_back(f"end of override: {reason}" if reason else "end of override")
 
+    def split(self, pattern: str) -> tuple[str, ...]:
+        """Give parameters of this name pattern groups of their own, with equal values.
+
+        Each group of which the pattern names a part becomes two: the new one comes last, is named
+        by the pattern, and its name is returned. State stays. Where a scheduler of torch counts
+        the groups it must have been given to `pellucid.view`, and learns of the new ones.
+
+        Raises:
+            UnknownNameError: no parameter has such a name.
+            ValueError: the pattern names whole groups already.
+        """
+        groups = self._source.groups()
+        chosen = {
+            group.name: [one for one in group.members if matches(pattern, one)] for group in groups
+        }
+        if not any(chosen.values()):
+            names = [name for group in groups for name in group.members]
+            raise no_such(f"no parameter's name matches {pattern!r}", pattern, names)
+        parts = [g for g in groups if 0 < len(chosen[g.name]) < len(g.members)]
+        if not parts:
+            whole = ", ".join(repr(name) for name, some in chosen.items() if some)
+            raise ValueError(f"{pattern!r} names whole groups already ({whole}): set their values")
+        before = {group.name for group in groups}
+        for part in parts:
+            label = pattern if len(parts) == 1 else f"{pattern} of {part.name}"
+            while any(name.endswith(label) for name in before):
+                label += "'"
+            now = next(one for one in self._source.groups() if one.name == part.name)
+            self._source.split(now, chosen[part.name], label)
+        return tuple(one.name for one in self._source.groups() if one.name not in before)
+
+    def reset(self, path: str) -> None:
+        """Let state begin anew at the next update: as if a parameter had had none so far.
+
+        Args:
+            path: a parameter's name, a pattern of names, a group or the optimizer: all of their
+                state; or one of these, ``/`` and a slot: ``"encoder.*/first_moment"``.
+
+        Raises:
+            UnknownNameError: nothing has that name.
+            ValueError: the slot does not exist, or how it begins is not known.
+        """
+        source = self._source
+        owners = source.owners()
+        left, name = split(path)
+        exact = [owner for owner in owners if owner.label == path]
+        if exact:
+            source.reset(exact, None)
+            return
+        exact = [owner for owner in owners if owner.label == left]
+        if exact:
+            source.reset(exact, name)
+            return
+        try:
+            chosen, full = select(source, path, path), None
+        except UnknownNameError:
+            if left is None:
+                raise
+            chosen, full = select(source, left, path), name
+        members = {one.group.index: set(one.members) for one in chosen}
+        source.reset([o for o in owners if o.name in members.get(o.group, ())], full)
+
+    def warnings(self) -> list[Any]:
+        """What looks wrong, in plain words; nothing is computed over arrays.
+
+        A parameter of the model in no group or in two; frozen ones with state; gradients that are
+        all absent; a rate of 0; values far outside of their usual range; what a load overwrote.
+        """
+        from pellucid.access.advice import advice
+
+        return advice(self._source)
+
     def _assignments(self, path: str, value: Any) -> list[Assignment]:
         found = find(self._source, path)
         for one in found:
@@ -153,6 +231,29 @@ class View:
             for one in found
             for full, part in zip(one.fulls, _parts(one, value), strict=True)
         ]
+
+    # -- statistics ------------------------------------------------------------------------
+
+    def statistics(self, grads: Any = None) -> Statistics:
+        """Norms, effective rates, NaN and untouched state of every parameter, as it is now.
+
+        Args:
+            grads: for NumPy, which keeps no gradients: these, as `step` takes them.
+        """
+        from pellucid.access.statistics import statistics_of
+
+        return statistics_of(self._source, grads)
+
+    def measure(self, grads: Any = None) -> AbstractContextManager[Statistics]:
+        """Statistics of a step inside a ``with`` block, its true change included.
+
+        ``with view.measure() as found: optimizer.step()``: once the block is over, ``found`` has
+        all that `statistics` has and each parameter's change, which is compared with a copy of
+        the parameters taken at the beginning. Gradients may be computed in the block.
+        """
+        from pellucid.access.statistics import measured
+
+        return measured(self._source, grads)
 
     # -- showing ---------------------------------------------------------------------------
 
@@ -166,6 +267,35 @@ class View:
         """The text of `to_dict`."""
         return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
 
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame`: a row for each hyperparameter, option and array of the state.
+
+        The columns are path, group, name, native, value and kind ("hyperparameter", "option" or
+        "state"). The value of an array of several numbers is its shape and dtype.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        from pellucid.access.plain import frame
+
+        return frame(self._source)
+
+    def tree(
+        self, depth: int | None = None, *, slots: bool = True, limit: int | None = 20
+    ) -> Tree:
+        """A tree to print: the optimizer, its groups, their parameters, and their slots.
+
+        Args:
+            depth: 0 shows the optimizer alone, 1 its groups, too, 2 parameters, 3 slots; None all.
+            slots: whether to show slots.
+            limit: how many groups, and how many parameters of each, are shown one by one. More
+                parameters are folded by common prefix (``encoder.layer.*: 148 parameters``), and
+                what is left is counted. None shows all.
+        """
+        from pellucid.access.tree import tree_of
+
+        return tree_of(self._source, depth, slots, limit)
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from pellucid.access.render import renderable
 
@@ -173,14 +303,19 @@ class View:
 
     def __str__(self) -> str:
         """A table as wide as the terminal, in colour there; plain text anywhere else."""
-        from pellucid.access.render import for_stdout
+        from pellucid.access.render import for_stdout, renderable
 
-        return for_stdout(self._source)
+        return for_stdout(partial(renderable, self._source))
 
     def __repr__(self) -> str:
-        from pellucid.access.render import text
+        from pellucid.access.render import renderable, text
 
-        return text(self._source)
+        return text(partial(renderable, self._source))
+
+    def _repr_html_(self) -> str:
+        from pellucid.access.render import html_page
+
+        return html_page(self._source)
 
 
 def _value(found: Found) -> Any:
@@ -215,5 +350,5 @@ def _check_whole(found: Found, path: str, value: Any) -> None:
     raise ValueError(
         f"{path!r} names {len(selected.members)} of the {len(selected.group.members)} parameters "
         f"of {selected.group.name!r}, which share one value: set {found.path!r} for all of them, "
-        f"or construct the optimizer with groups={{{pattern!r}: {{{found.name!r}: {value!r}}}}}"
+        f"or give these a group of their own first: view.split({pattern!r})"
     )

@@ -10,7 +10,7 @@ import re
 from pellucid.compose import Pipeline
 from pellucid.controls import Names, Place
 
-__all__ = ["STEPS", "names_of"]
+__all__ = ["STEPS", "canonical_of", "names_of"]
 
 ANY = "*"
 ROWS: tuple[tuple[str, str, str], ...] = (
@@ -74,3 +74,11 @@ def names_of(pipeline: Pipeline) -> Names:
     }
     slots = {full: table.get(full, full) for full in pipeline.slots}
     return Names(places, slots, ("capturable", "differentiable"))
+
+
+def canonical_of(classes: list[str]) -> dict[str, str]:
+    """Canonical names by torch's, for an optimizer's class and its bases."""
+    table = {native: canonical for rule, canonical, native in ROWS if rule == ANY}
+    for name in reversed(classes):
+        table |= {native: canonical for rule, canonical, native in ROWS if rule == name}
+    return table

@@ -1,0 +1,493 @@
+"""Any optimizer with ``param_groups``: torch's own and strangers', as a view reads and writes it.
+
+What is known of such a class is what its groups and its state hold. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from pellucid.access.attached import Attached, attach, attached_to
+from pellucid.access.rates import Put, check_scheduler, kept_rates, new_rates
+from pellucid.access.sources import Assignment, Cell, Group, Owner
+from pellucid.access.splitting import split_store
+from pellucid.access.writing import check_sharing, labels, model_names
+from pellucid.changes import Change, Journal
+from pellucid.controls import FOREIGN, SCHEDULED, Names, Place
+from pellucid.declare import HyperparameterError, Ref, is_scalar_array
+from pellucid.ops import is_number
+
+__all__ = ["GroupsSource", "has_groups"]
+
+SOURCE = "view"
+DEPTH = 4  # of containers inside the state
+
+BEGUN: dict[tuple[str, str], tuple[str, float]] = {
+    ("Adam", "amsgrad"): ("max_exp_avg_sq", 0.0),
+    ("AdamW", "amsgrad"): ("max_exp_avg_sq", 0.0),
+    ("RMSprop", "centered"): ("grad_avg", 0.0),
+    ("RMSprop", "momentum"): ("momentum_buffer", 0.0),
+}
+"""Slots that a class of torch makes with a parameter's first update only, by what asks for them."""
+
+
+def has_groups(one: Any) -> bool:
+    """Whether an object has parameter groups as torch's optimizers have them."""
+    groups = getattr(one, "param_groups", None)
+    return isinstance(groups, list) and all(
+        isinstance(group, dict) and "params" in group for group in groups
+    )
+
+
+def _classes(optimizer: Any) -> list[str]:
+    return [base.__name__ for base in type(optimizer).__mro__]
+
+
+def _is_simple(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str)) or is_scalar_array(value)
+
+
+class GroupOfDict:
+    """One of ``param_groups``; see `pellucid.access.sources.Group`."""
+
+    def __init__(self, source: GroupsSource, index: int, label: str, members: list[str]) -> None:
+        self.source, self.index, self.members = source, index, members
+        self.label = self.name = label
+        self.store: dict[str, Any] = source.optimizer.param_groups[index]
+
+    @property
+    def rule(self) -> str:
+        return self.source.name
+
+    @property
+    def size(self) -> int:
+        return sum(_numel(param) for param in self.store["params"])
+
+    @property
+    def names(self) -> Names:
+        """Canonical names of what the group's dict has now."""
+        table = self.source.canonical
+        places: dict[str, Place] = {}
+        for key, value in self.store.items():
+            if not isinstance(key, str) or key in FOREIGN:
+                continue
+            parts = isinstance(value, (tuple, list)) and value and all(map(_is_simple, value))
+            found = [Place(key, n) for n in range(len(value))] if parts else [Place(key)]
+            for place in found:
+                native = key if place.position is None else f"{key}[{place.position}]"
+                full = table.get(native, native)
+                taken = full != native and (full in self.store or full in places)
+                places[native if taken else full] = place
+        return Names(places, self.source.slot_names)
+
+    def raw(self, full: str) -> Any:
+        """The value as the group's dict holds it."""
+        place = self.names.places[full]
+        value = self.store[place.key]
+        return value if place.position is None else value[place.position]
+
+    def value(self, full: str) -> Any:
+        raw = self.raw(full)
+        return float(raw) if is_scalar_array(raw) else raw
+
+    def driver(self, full: str) -> Any:
+        raw = self.raw(full)
+        return raw if callable(raw) and not is_scalar_array(raw) else None
+
+    def where(self, full: str) -> str:
+        """How errors name a value of this group."""
+        native = self.names.native(full)
+        return f"{self.name}/{full}" + (f" ({native!r})" if native != full else "")
+
+    def scheduled(self, full: str) -> bool:
+        """Whether a scheduler of torch drives a value, as the keys that it left show."""
+        native = self.names.native(full)
+        return any(key in self.store and native in some for key, some in SCHEDULED.items())
+
+    def scheduler(self, full: str) -> str:
+        given = self.source.scheduler
+        if not self.scheduled(full) and (given is None or self.names.native(full) != "lr"):
+            return ""
+        return "an LR scheduler" if given is None else type(given).__name__
+
+    def write(self, full: str, value: Any) -> None:
+        """Put a checked value where the class reads it."""
+        place, raw = self.names.places[full], self.raw(full)
+        if hasattr(raw, "fill_") and is_scalar_array(raw):
+            raw.fill_(float(value))  # the tensor stays the one that its owner holds
+        elif place.position is None:
+            self.store[place.key] = value
+        else:
+            held = self.store[place.key]
+            parts = [*held]
+            parts[place.position] = value
+            self.store[place.key] = parts if isinstance(held, list) else tuple(parts)
+
+
+def _numel(param: Any) -> int:
+    try:
+        return int(param.numel())
+    except (ValueError, RuntimeError, AttributeError):  # not initialized yet
+        return 0
+
+
+class GroupsSource:
+    """An optimizer of torch or of strangers; see `pellucid.access.sources.Source`."""
+
+    def __init__(self, optimizer: Any, model: Any = None, scheduler: Any = None) -> None:
+        if scheduler is not None:
+            check_scheduler(scheduler, optimizer)
+        self.optimizer, self.model, self.scheduler = optimizer, model, scheduler
+        self.given_names = model_names(model)
+        known = attached_to(optimizer)
+        if known is not None and scheduler is not None:
+            known.scheduled = True
+
+    @property
+    def name(self) -> str:
+        return type(self.optimizer).__name__
+
+    @property
+    def title(self) -> str:
+        kind = type(self.optimizer)
+        return f"{kind.__module__}.{kind.__qualname__}"
+
+    @property
+    def updates(self) -> int:
+        known = attached_to(self.optimizer)
+        return known.updates if known is not None else counted(self.optimizer)
+
+    @property
+    def journal(self) -> Journal:
+        return self.attached.journal
+
+    @property
+    def recorded(self) -> Journal | None:
+        """The journal, if one is attached."""
+        known = attached_to(self.optimizer)
+        return None if known is None else known.journal
+
+    @property
+    def attached(self) -> Attached:
+        return attach(self.optimizer, scheduled=self.scheduler is not None)
+
+    @property
+    def idle(self) -> int:
+        """How many of the last steps found no gradient at all, as far as was looked."""
+        known = attached_to(self.optimizer)
+        return 0 if known is None else known.idle
+
+    # -- names -----------------------------------------------------------------------------
+
+    @property
+    def canonical(self) -> dict[str, str]:
+        """Canonical names by native ones, as far as they are known for this class."""
+        from pellucid.torch.names import canonical_of
+
+        return canonical_of(_classes(self.optimizer))
+
+    @property
+    def slot_names(self) -> dict[str, str]:
+        """Native names of the slots that the state has now, by canonical ones."""
+        for held in getattr(self.optimizer, "state", {}).values():
+            if isinstance(held, Mapping) and held:
+                table = self.canonical
+                return {table.get(str(key), str(key)): str(key) for key in held}
+        return {}
+
+    def groups(self) -> list[Group]:
+        every = self.optimizer.param_groups
+        named = labels([group.get("name") for group in every])
+        members: list[list[str]] = [[] for _ in every]
+        for owner in self.owners():
+            members[owner.group].append(owner.label)
+        return [GroupOfDict(self, n, named[n], members[n]) for n in range(len(every))]
+
+    def owners(self) -> list[Owner]:
+        found: list[Owner] = []
+        taken: set[str] = set()
+        for number, group in enumerate(self.optimizer.param_groups):
+            own = group.get("param_names")
+            for place, param in enumerate(group["params"]):
+                name = self.given_names.get(id(param))
+                if name is None and isinstance(own, (list, tuple)) and place < len(own):
+                    name = str(own[place])
+                name = name or f"param_{len(found)}"
+                label = f"{name} ({len(found)})" if name in taken else name
+                taken.add(label)
+                found.append(Owner(label, label, number, param))
+        return found
+
+    def array(self, owner: Owner) -> Any:
+        return owner.parameter
+
+    def gradient(self, owner: Owner) -> Any:
+        return getattr(owner.parameter, "grad", None)
+
+    # -- state -----------------------------------------------------------------------------
+
+    def cells(self, owner: Owner) -> list[Cell]:
+        held = self.optimizer.state
+        try:
+            state = held.get(owner.parameter)
+        except (AttributeError, TypeError):
+            return []
+        if state is None:
+            return []
+        if not isinstance(state, Mapping):
+            return [Cell(owner.label, "state", "state", state, "", partial(_refuse, "state"))]
+        table = self.canonical
+        return [
+            Cell(owner.label, table.get(leaf.name, leaf.name), leaf.name, leaf.value, "", leaf.put)
+            for leaf in _leaves(state, "", DEPTH)
+        ]
+
+    def shared_cells(self) -> list[Cell]:
+        params = {id(owner.parameter) for owner in self.owners()}
+        found = []
+        for key, value in getattr(self.optimizer, "state", {}).items():
+            if id(key) in params:
+                continue
+            label = key if isinstance(key, str) else f"state of a {type(key).__name__}"
+            put = partial(_put, self.optimizer.state, key, value)
+            leaf = _Leaf(label, value, put)
+            some = _inner(leaf, DEPTH) if isinstance(value, (dict, list, tuple)) else [leaf]
+            found += [Cell(self.name, one.name, one.name, one.value, "", one.put) for one in some]
+        return found
+
+    def reset(self, owners: Sequence[Owner], full: str | None) -> None:
+        """Let state begin anew; see `View.reset`."""
+        cells = {id(owner): self.cells(owner) for owner in owners}
+        if full is None:
+            fresh = [self._fresh(owner) for owner in owners]
+            for owner, state in zip(owners, fresh, strict=True):
+                if state is None:
+                    self.optimizer.state.pop(owner.parameter, None)
+                else:
+                    self.optimizer.state[owner.parameter] = state
+            return
+        puts = []
+        for owner in owners:
+            for cell in cells[id(owner)]:
+                if full in (cell.full, cell.native):
+                    if cell.native not in ZEROED:
+                        raise ValueError(
+                            f"{cell.path}: how {self.name} begins {cell.native!r} is not known "
+                            f"here: reset all of the parameter's state, "
+                            f"view.reset({owner.label!r}), or assign to view.state[{cell.path!r}]"
+                        )
+                    puts.append(cell)
+        if not puts:
+            raise ValueError(f"no state {full!r} to reset: there is none before the first step")
+        for cell in puts:
+            cell.put(0)
+
+    def _fresh(self, owner: Owner) -> dict[str, Any] | None:
+        """The state of a new parameter, of classes that make it when they are constructed."""
+        if "Adagrad" not in _classes(self.optimizer) or not self.title.startswith("torch.optim."):
+            return None
+        group = self.optimizer.param_groups[owner.group]
+        held = self.optimizer.state.get(owner.parameter, {})
+        begun = {
+            key: value.detach().clone() for key, value in held.items() if hasattr(value, "detach")
+        }
+        for key, value in begun.items():
+            value.fill_(group["initial_accumulator_value"] if key == "sum" else 0)
+        return begun or None
+
+    # -- changing --------------------------------------------------------------------------
+
+    def check(self, assignments: Sequence[Assignment]) -> list[Put]:
+        """Raise unless all may be written; what is to be written beside them."""
+        check_sharing(assignments, self.groups())
+        puts: list[Put] = []
+        for one in assignments:
+            group: Any = one.group
+            self._checked(group, one.full, one.value)
+            puts += new_rates(self.scheduler, group, group.index, one.full, one.value)
+        return puts
+
+    def set(self, assignments: Sequence[Assignment], reason: str, source: str = SOURCE) -> None:
+        if not isinstance(reason, str):
+            raise TypeError(f"reason is {reason!r}; allowed is text")
+        puts = self.check(assignments)
+        attached = self.attached  # every change is on record
+        attached.look(self.optimizer)
+        for one in assignments:
+            group: Any = one.group
+            value = self._checked(group, one.full, one.value)
+            old = group.value(one.full)
+            self._begin_slots(group, one.full, value)
+            group.write(one.full, value)
+            new = group.value(one.full)
+            attached.journal.record(
+                Change(attached.updates + 1, group.label, one.full, _shown(old), _shown(new),
+                       source, reason)
+            )  # fmt: skip
+        for put in puts:
+            put()
+        attached.take(self.optimizer)
+
+    def _declared(self, full: str) -> Any:
+        """The catalogue's declaration of a hyperparameter or option of torch's own classes."""
+        if not type(self.optimizer).__module__.startswith("torch.optim."):
+            return None
+        from pellucid.rules import CATALOGUE
+
+        rule = CATALOGUE.get(self.name)
+        if rule is None:
+            return None
+        declared = rule.declared
+        return declared.hypers.get(full) or declared.options.get(full)
+
+    def _checked(self, group: GroupOfDict, full: str, value: Any) -> Any:
+        raw, where = group.raw(full), group.where(full)
+        if isinstance(value, Ref) or (callable(value) and not is_scalar_array(value)):
+            raise TypeError(
+                f"{where} is {value!r}; {self.name} takes numbers: it calls no schedule. Use a "
+                "scheduler of torch, or a pellucid.torch.Optimizer, where any hyperparameter has "
+                "schedules"
+            )
+        number = is_number(value) or (is_scalar_array(value) and not isinstance(value, bool))
+        if number and not math.isfinite(float(value)):
+            raise HyperparameterError(f"{where} is {value!r}; allowed is a finite number")
+        declared = self._declared(full)
+        if isinstance(raw, bool) or (raw is None and isinstance(value, bool)):
+            fits = isinstance(value, bool) or (value is None and full in ("foreach", "fused"))
+            allowed = "True or False"
+        elif raw is None:
+            fits, allowed = value is None or number or isinstance(value, str), "a number, or None"
+        elif is_number(raw) or is_scalar_array(raw):
+            fits, allowed = number, "a number"
+        elif isinstance(raw, str):
+            fits, allowed = isinstance(value, str), "text"
+        else:
+            fits, allowed = isinstance(value, type(raw)), f"a {type(raw).__name__}"
+        if not fits:
+            raise HyperparameterError(f"{where} is {value!r}; allowed is {allowed}")
+        if number and declared is not None and hasattr(declared, "fits"):
+            declared.check(float(value), where)
+        counts = isinstance(raw, int) and abs(raw) > 1 and not isinstance(raw, bool)
+        if number and counts and declared is None and float(value) != int(value):
+            raise HyperparameterError(f"{where} is {value!r}; allowed is a whole number")
+        return float(value) if is_scalar_array(value) else value
+
+    def _begin_slots(self, group: GroupOfDict, full: str, value: Any) -> None:
+        """Make what torch's own class will look for in states that it has made without it."""
+        asked = BEGUN.get((self.name, full))
+        if asked is None or not value or not self.title.startswith("torch.optim."):
+            return
+        native, number = asked
+        for param in group.store["params"]:
+            held = self.optimizer.state.get(param)
+            if held and native not in held:
+                like = next((v for v in held.values() if getattr(v, "shape", None) == param.shape),
+                            param)
+                held[native] = like.detach().clone().fill_(number)
+
+    def keep(self, targets: Sequence[tuple[Group, str]]) -> Callable[[str], None]:
+        held: list[tuple[Any, str, Any]] = []
+        rates: list[Put] = []
+        for group, full in targets:
+            one: Any = group
+            held.append((one, full, one.value(full)))
+            rates += kept_rates(self.scheduler, one, one.index, full)
+
+        def put_back(reason: str) -> None:
+            attached = self.attached
+            attached.look(self.optimizer)
+            for one, full, value in held:
+                old = one.value(full)
+                one.write(full, value)
+                attached.journal.record(
+                    Change(attached.updates + 1, one.label, full, _shown(old), _shown(value),
+                           SOURCE, reason)
+                )  # fmt: skip
+            for put in rates:
+                put()
+            attached.take(self.optimizer)
+
+        return put_back
+
+    def split(self, group: Group, members: Sequence[str], label: str) -> None:
+        """Move some parameters of a group into one of their own; see `View.split`."""
+        chosen = [
+            owner.parameter
+            for owner in self.owners()
+            if owner.group == group.index and owner.label in members
+        ]
+        split_store(self.optimizer.param_groups, group.index, chosen, label, self.scheduler)
+        known = attached_to(self.optimizer)
+        if known is not None:
+            known.take(self.optimizer)
+
+
+ZEROED = frozenset(
+    ["exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "exp_inf", "square_avg",
+     "grad_avg", "acc_delta", "prev"]
+)  # fmt: skip
+"""Slots that begin at zero in every class of torch that has them."""
+
+
+def counted(optimizer: Any) -> int:
+    """The number of updates that state or groups tell; 0 where none is told."""
+    most = 0
+    for held in getattr(optimizer, "state", {}).values():
+        step: Any = held.get("step") if isinstance(held, Mapping) else None
+        if is_number(step) or is_scalar_array(step):
+            most = max(most, int(step))
+    for group in optimizer.param_groups:
+        for key in ("step", "k"):
+            if is_number(group.get(key)):
+                most = max(most, int(group[key]))
+    return most
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    name: str
+    value: Any
+    put: Callable[[Any], None]
+
+
+def _leaves(held: Mapping[Any, Any], before: str, depth: int) -> Iterator[_Leaf]:
+    for key, value in held.items():
+        name = f"{before}{key}"
+        yield from _inner(_Leaf(name, value, partial(_put, held, key, value)), depth)
+
+
+def _inner(leaf: _Leaf, depth: int) -> Iterator[_Leaf]:
+    """What a container of the state holds, under names such as ``Q[0]`` and ``0.exp_avg``."""
+    if isinstance(leaf.value, Mapping) and depth:
+        yield from _leaves(leaf.value, f"{leaf.name}.", depth - 1)
+    elif isinstance(leaf.value, (list, tuple)) and depth:
+        for number, value in enumerate(leaf.value):
+            put = partial(_put, leaf.value, number, value)
+            yield from _inner(_Leaf(f"{leaf.name}[{number}]", value, put), depth - 1)
+    else:
+        yield leaf
+
+
+def _put(holder: Any, key: Any, old: Any, value: Any) -> None:
+    """Write a checked value: into an array, or in a number's place."""
+    if hasattr(old, "dtype"):
+        inner = old.detach() if hasattr(old, "detach") else old
+        inner.copy_(value) if hasattr(value, "dtype") else inner.fill_(value)
+    elif is_number(old) and is_number(value):
+        if isinstance(old, int) and value != int(value):
+            raise ValueError(f"{key!r} is a whole number, given {value!r}")
+        holder[key] = type(old)(value)
+    else:
+        _refuse(str(key), value)
+
+
+def _refuse(name: str, value: Any) -> None:
+    raise TypeError(f"{name} is no array and no number: change it yourself, not through a view")
+
+
+def _shown(value: Any) -> Any:
+    return value if value is None or isinstance(value, (bool, int, float, str)) else repr(value)
