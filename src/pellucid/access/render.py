@@ -1,11 +1,13 @@
-"""A view as a table: a row for each hyperparameter, a column for each group."""
+"""A view as a table, in a terminal and in HTML: a row for each hyperparameter, a column a group."""
 
 from __future__ import annotations
 
+import html
 import io
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich import box
@@ -15,109 +17,242 @@ from rich.console import Group as Stack
 from rich.table import Table
 from rich.text import Text
 
+from pellucid.access.plain import counted, driver_text, one_line, short, unindexed
 from pellucid.access.slots import StateTable
 from pellucid.access.sources import Group, Source
-from pellucid.declare import Ref
 
-__all__ = ["for_stdout", "renderable", "text"]
+__all__ = [
+    "Draw", "escaped", "for_stdout", "html_block", "html_page", "html_table",
+    "renderable", "setting", "side_by_side", "text", "words",
+]  # fmt: skip
 
 WIDEST = 36
 """Of a column: longer cells are folded."""
 
+LIKE = str.maketrans({"→": ">", "…": "~", "×": "x"})
+"""What stands for a character where only ASCII can be shown: as wide as it."""
 
-def for_stdout(source: Source) -> str:
-    """The table as `print` shows it."""
+Draw = Callable[[int, bool], RenderableType]
+"""Gives what Rich prints, for a width, and for a terminal that has only ASCII or more."""
+
+
+# -- text --------------------------------------------------------------------------------------
+
+
+def for_stdout(draw: Draw) -> str:
+    """The text as `print` shows it."""
     encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
-    shown = text(source, color=sys.stdout.isatty(), ascii_only=not encoding.startswith("utf"))
-    return shown if encoding.startswith("utf") else shown.encode("ascii", "replace").decode()
+    return text(draw, color=sys.stdout.isatty(), ascii_only=not encoding.startswith("utf"))
 
 
-def text(source: Source, color: bool = False, ascii_only: bool = False) -> str:
-    """The table as text, as wide as the terminal (80 where there is none)."""
+class _Ascii(io.StringIO):
+    encoding = "ascii"  # by which Rich chooses its lines
+
+
+def text(draw: Draw, color: bool = False, ascii_only: bool = False) -> str:
+    """As wide as the terminal (80 where there is none)."""
     width = max(shutil.get_terminal_size().columns, 20)
-    out = io.StringIO()
+    out = _Ascii() if ascii_only else io.StringIO()
     console = Console(
         file=out,
         width=width,
         force_terminal=color,
+        force_jupyter=False,  # there it would write to the notebook instead
         color_system="standard" if color else None,
         legacy_windows=False,
     )
-    console.print(renderable(source, width, ascii_only))
+    console.print(draw(width, ascii_only))
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").splitlines())
+
+
+def words(shown: str, ascii_only: bool, style: str = "") -> Text:
+    """Text for Rich: no markup, no control characters."""
+    shown = one_line(shown)
+    if ascii_only and not shown.isascii():
+        shown = shown.translate(LIKE).encode("ascii", "replace").decode()
+    return Text(shown, style)
+
+
+def setting(group: Group, full: str) -> str:
+    """A hyperparameter's value, and what drives it."""
+    shown, driver = short(group.value(full)), driver_text(group, full)
+    return f"{shown}  {driver}" if driver else shown
+
+
+# -- what a view shows -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Column:
+    """A group, read once."""
+
+    name: str
+    count: int
+    size: int
+    rule: str
+    settings: dict[str, str]
+    natives: dict[str, str]
+
+    @classmethod
+    def of(cls, group: Group) -> Column:
+        fulls, names = list(group.names.places), group.names
+        return cls(
+            group.name,
+            len(group.members),
+            group.size,
+            group.rule,
+            {full: setting(group, full) for full in fulls},
+            {full: names.native(full) for full in fulls},
+        )
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that is shown, as text."""
+
+    name: str
+    counts: str
+    title: str
+    columns: list[str]
+    rows: list[list[str]]  # a label, then a cell for each column
+    notes: list[str]
+
+
+def _page(source: Source) -> Page:
+    columns = [Column.of(group) for group in source.groups()]
+    numbers = sum(column.size for column in columns)
+    parameters = counted(sum(column.count for column in columns), "parameter")
+    slots = unindexed(cell.full for cell in StateTable(source).cells())
+    listed = [f"{name} ({len(some)})" if len(some) > 1 else name for name, some in slots.items()]
+    notes = [f"state: {', '.join(listed) or 'none yet'}"]
+    journal = source.recorded
+    if journal is not None and len(journal):
+        notes.append(f"{counted(len(journal), 'change')}, the last one: {journal[-1]}")
+    return Page(
+        source.name,
+        f"{parameters} ({numbers:,} numbers), {counted(source.updates, 'update')}",
+        source.title,
+        [column.name for column in columns],
+        _rows(columns),
+        notes,
+    )
+
+
+def _rows(columns: Sequence[Column]) -> list[list[str]]:
+    rows = [["parameters", *(f"{column.count} ({column.size:,})" for column in columns)]]
+    if len({column.rule for column in columns}) > 1:
+        rows.append(["rule", *(column.rule for column in columns)])
+    for full in dict.fromkeys(full for column in columns for full in column.settings):
+        natives = {column.natives[full] for column in columns if full in column.natives} - {full}
+        label = f"{full} ({', '.join(sorted(natives))})" if natives else full
+        rows.append([label, *(column.settings.get(full, "-") for column in columns)])
+    return rows
 
 
 def renderable(source: Source, width: int, ascii_only: bool) -> Stack:
     """What Rich prints; columns that do not fit beside each other go into further tables."""
-    groups = source.groups()
-    rows = _rows(groups)
-    shape = box.ASCII if ascii_only else box.SIMPLE_HEAD
-    count = sum(len(group.members) for group in groups)
-    size = sum(group.size for group in groups)
-    updates = f"{source.updates} update{'s' * (source.updates != 1)}"
-    parameters = f"{count} parameter{'s' * (count != 1)} ({size:,} numbers)"
-    title = Text.assemble((source.name, "bold"), f": {parameters}, {updates}\n", source.title)
+    page = _page(source)
+    title = Text.assemble(
+        words(page.name, ascii_only, "bold"),
+        f": {page.counts}\n",
+        words(page.title, ascii_only),
+    )
     parts: list[RenderableType] = [title, ""]
-    for band in _bands(groups, rows, width):
-        parts += [_table(band, rows, shape), ""]
-    slots = dict.fromkeys(cell.full for cell in StateTable(source).cells())
-    parts.append(Text(f"state: {', '.join(slots) or 'none yet'}"))
-    if len(source.journal):
-        changes = f"{len(source.journal)} change{'s' * (len(source.journal) != 1)}, the last one: "
-        parts.append(Text(changes + str(source.journal[-1])))
-    return Stack(*parts)
+    for band in _bands(page, width):
+        parts += [_table(page, band, ascii_only), ""]
+    return Stack(*parts, *(words(note, ascii_only) for note in page.notes))
 
 
-Row = tuple[str, Callable[[Group], str]]
-
-
-def _rows(groups: Sequence[Group]) -> list[Row]:
-    """What stands on the left of each row, and what in a group's column."""
-    rows: list[Row] = [("parameters", lambda group: f"{len(group.members)} ({group.size:,})")]
-    if len({group.rule for group in groups}) > 1:
-        rows.append(("rule", lambda group: group.rule))
-    fulls = dict.fromkeys(full for group in groups for full in group.names.places)
-    for full in fulls:
-        natives = {g.names.native(full) for g in groups if full in g.names.places} - {full}
-        label = f"{full} ({', '.join(sorted(natives))})" if natives else full
-        rows.append((label, lambda group, full=full: _cell(group, full)))  # type: ignore[misc]
-    return rows
-
-
-def _cell(group: Group, full: str) -> str:
-    if full not in group.names.places:
-        return "-"
-    value, driver = group.value(full), group.driver(full)
-    shown = f"{value:.6g}" if isinstance(value, float) else str(value)
-    if isinstance(driver, Ref):
-        return f"{shown}  = {driver.name}"
-    if driver is not None:
-        return f"{shown}  by {getattr(driver, '__qualname__', None) or repr(driver)}"
-    scheduler = group.scheduler(full)
-    return f"{shown}  by {scheduler}" if scheduler else shown
-
-
-def _bands(groups: Sequence[Group], rows: Sequence[Row], width: int) -> list[list[Group]]:
-    """Groups whose columns fit beside each other."""
-    left = max(cell_len(label) for label, _ in rows)
-    bands: list[list[Group]] = []
+def _bands(page: Page, width: int) -> list[list[int]]:
+    """Positions of columns that fit beside each other."""
+    left = max(cell_len(row[0]) for row in page.rows)
+    bands: list[list[int]] = []
     room = 0
-    for group in groups:
-        cells = [group.name, *(cell(group) for _, cell in rows)]
+    for position, name in enumerate(page.columns):
+        cells = [name, *(row[position + 1] for row in page.rows)]
         needed = min(max(map(cell_len, cells)), WIDEST) + 3
         if not bands or needed > room:
             bands.append([])
             room = width - left - 3
-        bands[-1].append(group)
+        bands[-1].append(position)
         room -= needed
     return bands
 
 
-def _table(groups: Sequence[Group], rows: Sequence[Row], shape: Any) -> Table:
+def _table(page: Page, band: Sequence[int], ascii_only: bool) -> Table:
+    shape = box.ASCII if ascii_only else box.SIMPLE_HEAD
     table = Table(box=shape, header_style="bold", pad_edge=False, show_edge=False)
     table.add_column("", overflow="fold")
-    for group in groups:
-        table.add_column(Text(group.name), max_width=WIDEST, overflow="fold")
-    for label, cell in rows:
-        table.add_row(Text(label), *(Text(cell(group)) for group in groups))
+    for position in band:
+        header = words(page.columns[position], ascii_only)
+        table.add_column(header, max_width=WIDEST, overflow="fold")
+    for row in page.rows:
+        cells = [row[0], *(row[position + 1] for position in band)]
+        table.add_row(*(words(cell, ascii_only) for cell in cells))
     return table
+
+
+# -- HTML --------------------------------------------------------------------------------------
+
+
+def html_page(source: Source) -> str:
+    """The table for a notebook: the same content as the text's."""
+    page = _page(source)
+    return html_block(
+        f"<b>{escaped(page.name)}</b>: {escaped(page.counts)}<br>{escaped(page.title)}",
+        html_table(["", *page.columns], page.rows),
+        "<br>".join(map(escaped, page.notes)),
+    )
+
+
+def html_block(*parts: str) -> str:
+    """Parts below each other; without scripts, and without styles that reach beyond."""
+    inside = "".join(f"<div>{part}</div>" for part in parts)
+    return f'<div style="overflow-x: auto">{inside}</div>'
+
+
+def html_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table of plain texts; the first of a row is its label."""
+    left = ' style="text-align: left"'
+    lines = ["".join(f"<th{left}>{escaped(cell)}</th>" for cell in head)]
+    for label, *cells in rows:
+        data = "".join(f"<td{left}>{escaped(cell)}</td>" for cell in cells)
+        lines.append(f"<th{left}>{escaped(label)}</th>{data}")
+    body = "".join(f"<tr>{line}</tr>" for line in lines[1:])
+    return f"<table><thead><tr>{lines[0]}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def escaped(shown: Any) -> str:
+    """Text for HTML: nothing in it is taken for markup."""
+    return html.escape(one_line(str(shown)))
+
+
+# -- two optimizers ----------------------------------------------------------------------------
+
+NARROW = 72
+"""Below this width, the columns of a comparison stand below each other."""
+
+
+def side_by_side(
+    heads: Sequence[str],
+    rows: Sequence[tuple[str, str, str, str]],
+    notes: Sequence[str],
+    width: int,
+    ascii_only: bool,
+) -> Stack:
+    """A row for each difference: where, both values, what differs."""
+    parts: list[RenderableType] = [words(head, ascii_only, "bold") for head in heads]
+    if rows and width < NARROW:
+        for where, left, right, note in rows:
+            parts += ["", words(where, ascii_only, "bold")]
+            parts += [words(f"  {one}", ascii_only) for one in (f"a: {left}", f"b: {right}", note)]
+    elif rows:
+        shape = box.ASCII if ascii_only else box.SIMPLE_HEAD
+        table = Table(box=shape, header_style="bold", pad_edge=False, show_edge=False)
+        for head in ("", "a", "b"):
+            table.add_column(head, overflow="fold")
+        table.add_column("", no_wrap=True)
+        for row in rows:
+            table.add_row(*(words(cell, ascii_only) for cell in row))
+        parts += ["", table]
+    return Stack(*parts, "", *(words(note, ascii_only) for note in notes))
