@@ -554,6 +554,53 @@ def test_classes_of_torch_have_their_defaults(make: Make) -> None:
     assert ("default", "AdamW | Adam", "weight_decay", 0.01, 0.0, "") in found
 
 
+def of_torch(kind: Any, steps: int = 1, **keywords: Any) -> Any:
+    """An optimizer of torch's own."""
+    named = [(name, torch.ones(shape, requires_grad=True)) for name, shape in SHAPES.items()]
+    optimizer = kind(named, **keywords)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = sum((one**2).sum() for _, one in named)
+        assert isinstance(loss, torch.Tensor)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    for _ in range(steps):
+        optimizer.step(closure)
+    return optimizer
+
+
+def test_optimizers_of_torch() -> None:
+    a = of_torch(torch.optim.AdamW, lr=0.1, weight_decay=0.1)
+    found = pellucid.diff(a, of_torch(torch.optim.Adam, lr=torch.tensor(0.1), weight_decay=0.1))
+    rows = rows_of(found)
+    assert ("default", "AdamW | Adam", "weight_decay", 0.01, 0, "") in rows
+    assert not [
+        row for row in found if row.kind == "value" and row.name != "decoupled_weight_decay"
+    ]
+    ours = pellucid.diff(a, made("numpy", AdamW(0.1, weight_decay=0.1), updates=1))
+    assert {row.name for row in ours if row.kind != "slot"} == {
+        "foreach", "capturable", "differentiable", "fused",
+    }  # fmt: skip
+    assert {row.name for row in ours if row.kind == "slot"} == {"step"}
+    assert all(row.only == "a" for row in ours)
+
+
+@pytest.mark.parametrize("kind", ["AdamW", "SGD", "LBFGS", "Adagrad", "Rprop"])
+def test_torchs_own_are_shown(kind: str) -> None:
+    optimizer = of_torch(getattr(torch.optim, kind), steps=2)
+    view = pellucid.view(optimizer)
+    assert "learning_rate (lr)" in repr(view)
+    assert "encoder.weight  (4, 3) float32" in repr(view.tree())
+    assert f"torch.optim.{kind.lower()}.{kind}" in repr(view.tree())
+    json.loads(view.to_json())
+    assert set(view.to_pandas()["path"]) >= set(view.state)
+    assert "learning_rate (lr)" in assert_safe(view._repr_html_()).texts
+    assert not pellucid.diff(optimizer, optimizer)
+    assert view._source.recorded is None  # showing attaches nothing
+
+
 def test_what_only_one_has(make: Make) -> None:
     found = rows_of(pellucid.diff(make(Adam(0.1)), make(SGD(0.1, momentum=0.9))))
     assert ("value", "group 0", "beta1", 0.9, None, "a") in found
