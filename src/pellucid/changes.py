@@ -140,13 +140,15 @@ class Points:
 class Record:
     """A change as the journal keeps it: of a run the points or the schedule, and its end."""
 
-    __slots__ = ("_driver", "change", "end", "points")
+    __slots__ = ("_driver", "change", "end", "head", "points", "round")
 
     def __init__(
         self, change: Change, points: Points | None = None, end: int | None = None
     ) -> None:
         self.change, self.points = change, points
         self.end = end  # last step of a schedule that another change replaced
+        self.round = 0, 0  # of what is abandoned: by which resume, after how many updates
+        self.head = ""  # how a point's line in a file begins
         self._driver: Any = None
 
     @property
@@ -178,10 +180,12 @@ class Record:
                 f"cannot be had here: {error!r}"
             ) from error
 
-    def as_abandoned(self, reached: int) -> Record:
+    def as_abandoned(self, reached: int, by: tuple[int, int]) -> Record:
         end = self.end if self.end is not None else max(reached, self.change.step)
+        if self.points is not None:
+            end = max(end, self.points.steps[-1])
         made = Record(replace(self.change, abandoned=True), self.points, end)
-        made._driver = self._driver
+        made._driver, made.round = self._driver, by
         return made
 
     @property
@@ -207,10 +211,12 @@ class Journal:
         self._records: list[Record] = []
         self._latest: dict[Key, Record] = {}
         self._reached: int | None = None  # completed updates, as a file tells
+        self._least = 0  # updates that were completed at least
         self._complete = False  # a load brought the whole history
         self._file: _File | None = None
         for entry in entries:
-            self._append(Record(entry, _points_of(entry)))
+            end = None if entry.schedule is None else entry.until or entry.step
+            self._append(Record(entry, _points_of(entry), end))
 
     # -- recording -------------------------------------------------------------------------
 
@@ -289,7 +295,9 @@ class Journal:
         assert record.points is not None
         record.points.put(step, value)
         if self._file is not None:
-            self._write({"point": [*record.change.key, step, value]})
+            if not record.head:
+                record.head = f'{{"point": [{json.dumps(record.change.key)[1:-1]}, '
+            self._write_line(f"{record.head}{step}, {json.dumps(float(value))}]}}\n")
 
     def _append(self, record: Record) -> None:
         self._records.append(record)
@@ -314,10 +322,11 @@ class Journal:
 
     def _highest(self) -> int:
         """The last step that the entries tell of."""
-        found = [0, self._reached or 0]
+        found = [self._least, self._reached or 0]
         for one in self._records:
-            found += [one.change.step, one.change.until or 0, one.end or 0]
-            found += one.points.steps[-1:] if one.points is not None else ()
+            if not one.change.abandoned:
+                found.append(one.change.step)
+                found += one.points.steps[-1:] if one.points is not None else ()
         return max(found)
 
     def _ended(self, record: Record) -> int:
@@ -369,13 +378,15 @@ class Journal:
             ValueError: there was no such update, or a schedule is needed whose class or function
                 is not imported.
         """
-        records = [one for one in self._records if abandoned or not one.change.abandoned]
-        last = self.updates
-        if abandoned:
-            given_up = [n for n, one in enumerate(records) if one.change.abandoned]
-            records = records[: max(given_up, default=-1) + 1]
-            last = max((self._ended(one) for one in records if one.change.abandoned), default=0)
         step = index(step)
+        records = [one for one in self._records if not one.change.abandoned]
+        last, cut = self.updates, step
+        if abandoned:
+            latest = self._resumed()
+            records = [one for one in self._records if one.round in ((0, 0), latest)]
+            given_up = [place for place, one in enumerate(records) if one.round == latest]
+            records, cut = records[: max(given_up, default=-1) + 1], latest[1]
+            last = max((self._ended(one) for one in records if one.change.abandoned), default=0)
         if step < 1 or (last is not None and step > last):
             allowed = "at least 1" if last is None else f"from 1 to {last}"
             none = " (no update has run)" if last == 0 else ""
@@ -389,7 +400,8 @@ class Journal:
         acting = {one.change.key: one for one in records if one.change.step <= step}
         for key, record in acting.items():
             if record.target is None:
-                found[key] = record.used(step)
+                merged = record.points is not None and not record.change.abandoned
+                found[key] = record.used(min(step, cut) if merged else step)
         for key, record in acting.items():
             if record.target is not None:
                 found[key] = found.get((key[0], record.target), record.change.new)
@@ -430,41 +442,51 @@ class Journal:
         self._write({"resumed": updates, "reached": reached})
         self._reached = reached
         records: list[Record] = []
+        left: list[Record] = []
+        by = self._resumed()[0] + 1, updates
         for record in self._records:
             if record.change.abandoned:
                 records.append(record)
             elif record.change.step > updates:
-                records.append(self._given_up(record, reached))
+                left.append(self._given_up(record, reached, by))
             else:
-                records += self._cut(record, updates, reached)
-        self._records = records
-        self._reached = updates
+                kept, rest = self._cut(record, updates, reached)
+                records.append(kept)
+                left += [] if rest is None else [self._given_up(rest, reached, by)]
+        left.sort(key=lambda one: one.change.step)
+        self._records = [*records, *left]
+        self._reached = self._least = updates
         self.initial = {g: (min(n, updates + 1), v) for g, (n, v) in self.initial.items()}
         self._relink()
 
-    def _given_up(self, record: Record, reached: int) -> Record:
-        made = record.as_abandoned(reached)
+    def _resumed(self) -> tuple[int, int]:
+        """The last resume that abandoned anything: its number, and after how many updates."""
+        return max((record.round for record in self._records), default=(0, 0))
+
+    def _given_up(self, record: Record, reached: int, by: tuple[int, int]) -> Record:
+        made = record.as_abandoned(reached, by)
         made.change = replace(made.change, new=self._entry(record).new)
         return made
 
-    def _cut(self, record: Record, updates: int, reached: int) -> list[Record]:
-        """A record, and if it is a run that spans ``updates`` the rest, abandoned."""
+    def _cut(self, record: Record, updates: int, reached: int) -> tuple[Record, Record | None]:
+        """A record up to ``updates``, and the rest of a run that spans them."""
         change, points = record.change, record.points
         end = reached if record.end is None else record.end
         if change.schedule is None and points is not None:
             end = points.steps[-1]
         if not record.runs or end <= updates:
-            return [record]
+            return record, None
         kept, rest = Record(change, points), Record(replace(change, step=updates + 1), points, end)
         if points is not None:
             old = points.at(updates)
             kept.points, rest.points = points.cut(updates)
-            if not rest.points.steps:
-                rest.points.put(updates + 1, old)
+            if updates + 1 not in rest.points.steps[:1]:
+                rest.points.steps.insert(0, updates + 1)
+                rest.points.values.insert(0, old)
         else:
             old = self._used(change.group, change.name, updates, change.new)
         rest.change = replace(rest.change, old=old, new=self._entry(record).new)
-        return [kept, rest.as_abandoned(reached)]
+        return kept, rest
 
     def _relink(self) -> None:
         self._latest = {}
@@ -481,9 +503,12 @@ class Journal:
         file, live, self._file = self._file, self.live, None
         self.abandon(updates)
         self.live = None
+        by = self._resumed()[0] + 1, updates
         known = {record.identity for record in loaded._records}
         extra = [one for one in self._records if one.identity not in known]
-        left = [one if one.change.abandoned else self._given_up(one, updates) for one in extra]
+        left = [
+            one if one.change.abandoned else self._given_up(one, updates, by) for one in extra
+        ]
         self._records = [*loaded._records, *left]
         self.initial = dict(loaded.initial)
         self._complete, self._file = True, file
@@ -501,7 +526,7 @@ class Journal:
             if record.points is not None:
                 entry["points"] = record.points.pack()
             if record.change.abandoned:
-                entry["end"] = record.end
+                entry |= {"end": record.end, "round": list(record.round)}
             found.append(entry)
         return found
 
@@ -522,6 +547,7 @@ class Journal:
             for step, group, values in entries["initial"]:
                 made._first(step, group, values)
             made._reached = None if entries["updates"] is None else int(entries["updates"])
+            made._least = made._reached or 0
             entries = entries["entries"]
         made._records = [_revived(entry) for entry in entries]
         made._relink()
@@ -570,10 +596,15 @@ class Journal:
     def _continue(self, other: Journal, updates: int) -> None:
         """Go on with a journal that was begun anew after ``updates`` updates."""
         for group, (_, values) in other.initial.items():
-            stands = {name: other.stands(group, name) for name in values}
-            schedules = {name: schedule for name, (schedule, _) in stands.items() if schedule}
-            now = {name: value for name, (_, value) in stands.items()}
-            self.begin(updates + 1, group, now, schedules)
+            if group not in self.initial:
+                self.begin(updates + 1, group, values)
+            for name in values:
+                schedule, value = other.stands(group, name)
+                latest = other._latest.get((group, name))
+                source = "assignment" if latest is None else latest.change.source
+                reason = "" if latest is None else latest.change.reason
+                change = Change(updates + 1, group, name, None, value, source, reason)
+                self.settle(replace(change, schedule=schedule))
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], updates: int = 0) -> Journal:
@@ -634,6 +665,7 @@ class Journal:
         elif what == "all":
             read = Journal.from_list(given)
             self._records, self.initial = read._records, read.initial
+            self._least = read._least
             self._relink()
         else:
             raise ValueError(f"unknown event {what!r}")
@@ -643,10 +675,13 @@ class Journal:
         self._file = None
 
     def _write(self, event: Mapping[str, Any]) -> None:
-        if self._file is None:
-            return
+        if self._file is not None:
+            self._write_line(_line(event))
+
+    def _write_line(self, line: str) -> None:
+        assert self._file is not None
         try:
-            self._file.write(_line(event))
+            self._file.write(line)
         except OSError as error:
             path, self._file = self._file.path, None
             warnings.warn(
@@ -813,6 +848,7 @@ def _revived(entry: Mapping[str, Any]) -> Record:
     """The record of an entry as plain data."""
     given = dict(entry)
     packed, ended = given.pop("points", None), given.pop("end", None)
+    number, cut = given.pop("round", (1, 0))
     change = Change(**{**given, "old": _plain(given["old"]), "new": _plain(given["new"])})
     texts = change.group, change.name, change.source, change.reason
     if not all(isinstance(text, str) for text in texts):
@@ -822,4 +858,6 @@ def _revived(entry: Mapping[str, Any]) -> Record:
             raise ValueError(f"a step is a number from 1, not {step!r}")
     points = _points_of(change) if packed is None else Points.unpack(packed)
     end = max(change.until or 0, change.step, ended or 0) if change.abandoned else None
-    return Record(change, points, end)
+    record = Record(change, points, end)
+    record.round = (int(number), int(cut)) if change.abandoned else (0, 0)
+    return record

@@ -100,6 +100,7 @@ class Controls:
         self.journal = journal
         self.drivers: dict[str, Any] = {}
         self.seen: dict[str, Any] = {}
+        self.overwritten: list[Change] = []  # what the script had set, and a load changed
         self._last: tuple[Any, Reading] | None = None
         self._keys = names.native_keys()
         self._keys_checked: list[Any] | None = None  # of these none is a near miss of ours
@@ -282,7 +283,7 @@ class Controls:
                 return
             value, old = _float(value), _float(old)
         known = self.scheduled(full) or (self.label, full) in self.journal.scheduled
-        source = "framework scheduler" if known else "direct write"
+        source = SCHEDULER if known else "direct write"
         reading.changes.append(Change(updates + 1, self.label, full, old, _shown(value), source))
 
     def scheduled(self, full: str) -> bool:
@@ -411,12 +412,39 @@ class Controls:
             self.seen[full] = _plain(self.raw(full))
         self._last = self._unstored = None
 
-    def settle(self, before: Mapping[str, Any], updates: int) -> None:
-        """Put on record what a load changed: in the script's values, or beside the journal's."""
+    def look(self, updates: int) -> None:
+        """Put on record what was written directly since the last update, before a load."""
+        try:
+            reading = self.read(updates)
+        except HyperparameterError:
+            return  # it is about to be replaced
+        for change in reading.changes:
+            self.journal.record(change)
+            self.seen[change.name] = _plain(self.raw(change.name))
+        self._last = None
+
+    def settle(self, before: Mapping[str, Any], updates: int, ours: bool) -> None:
+        """Put on record what a load changed: in the script's values, or beside the journal's.
+
+        Where the file is ``ours``, what is beside its journal was changed before it was saved.
+        """
+        _, first = self.journal.initial.get(self.label, (0, {}))
+        self.overwritten = [
+            Change(updates + 1, self.label, full, _shown(before[full]), _shown(value), "load")
+            for full, value in self.seen.items()
+            if value != before[full]
+            and not self.scheduled(full)
+            and full not in self.drivers
+            and not (ours and first.get(full) == before[full])  # as the run began, so does this
+        ]
         for full, value in self.seen.items():
             known = before[full], self.journal.last(self.label, full)
             if full not in self.drivers and value not in known:
                 old, new = _shown(before[full]), _shown(value)
+                if ours and self.scheduled(full):
+                    change = Change(updates + 1, self.label, full, None, new, SCHEDULER)
+                    self.journal.settle(change)
+                    continue
                 self.journal.record(Change(updates + 1, self.label, full, old, new, "load"))
         self.enter(updates, "load")
 
@@ -437,6 +465,9 @@ class Controls:
         self.drivers = {full: revive(value) for full, value in state.items()}
         self._last = self._unstored = None
 
+
+SCHEDULER = "framework scheduler"
+"""The source of what a scheduler of the framework wrote into the group."""
 
 SCHEDULED: dict[str, tuple[str, ...]] = {
     "initial_lr": ("lr",),

@@ -189,6 +189,8 @@ def _restore(
     stores: list[dict[str, Any]],
     journal: Journal,
 ) -> None:
+    for controls in optimizer.controls:
+        controls.look(optimizer.updates)
     old = [dict(controls.seen) for controls in optimizer.controls]
     optimizer.journal.load(journal, int(described["updates"]))
     optimizer.updates = int(described["updates"])
@@ -198,5 +200,5 @@ def _restore(
         controls.store.update(stores[number])
         controls.restore(described["groups"][number]["schedules"])
         controls.loaded()
-        controls.settle(old[number], optimizer.updates)
+        controls.settle(old[number], optimizer.updates, ours=True)
     optimizer.forget_plans()

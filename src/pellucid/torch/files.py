@@ -232,5 +232,5 @@ def finish_load(optimizer: Optimizer, own: Arriving) -> None:
         if numbers:
             optimizer.state[entry.param].update(numbers)
     for controls, before in zip(optimizer.controls, old, strict=True):
-        controls.settle(before, optimizer.updates)
+        controls.settle(before, optimizer.updates, ours=own.journal is not None)
     optimizer.forget_plans()

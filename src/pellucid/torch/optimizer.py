@@ -521,6 +521,8 @@ class Optimizer(Host, torch.optim.Optimizer):
             loaded = loaded if changed is None else changed
         fitting = checked_state(self, loaded)
         self._arriving = checked_own(self, fitting, loaded.get(STATE_KEY))
+        for controls in self.controls:
+            controls.look(self.updates)
         self._optimizer_load_state_dict_pre_hooks = OrderedDict()  # they were called
         try:
             super().load_state_dict(fitting)
