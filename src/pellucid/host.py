@@ -55,6 +55,7 @@ class Host:
         self.controls: list[Controls] = []
         self.entries: list[Entry] = []
         self.updates = 0  # completed
+        self.idle = 0  # the last of them, in which no parameter had a gradient
         self.shared: dict[tuple[int, str], float] = {}
         self.by_graph = False  # with compiled=False: interpret graphs instead of running lines
         self._plans: dict[Any, Plan] = {}
@@ -110,6 +111,7 @@ class Host:
         if self.transformers:
             gradients = self._transformed(gradients)
         self._check_complete(gradients, extras)
+        self.idle = 0 if gradients else self.idle + 1
         if not self.compiled:
             step = self._step(readings, extras)
             done = self._interpreted(gradients, readings, step, extras)

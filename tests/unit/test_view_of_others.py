@@ -356,8 +356,10 @@ def test_journal_of_another_optimizer(tmp_path: Path) -> None:
     assert [str(one) for one in again] == [str(one) for one in journal]
 
 
-def test_plateaus_are_told_from_direct_writes() -> None:
-    net, optimizer, _ = made("SGD", lr=0.4)
+@pytest.mark.parametrize("ours", [False, True])
+def test_plateaus_are_told_from_direct_writes(ours: bool) -> None:
+    net = model()
+    optimizer: Any = (pellucid.torch if ours else torch.optim).SGD(net.parameters(), lr=0.4)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.5)
     journal = pellucid.journal(optimizer, scheduler=plateau)
     for _ in range(3):
@@ -478,8 +480,11 @@ def test_warnings(kind: str) -> None:
     assert kinds(optimizer, net) == {kind}
 
 
-def test_steps_without_gradients_and_a_load() -> None:
-    net, optimizer, view = made("SGD", lr=0.1)
+@pytest.mark.parametrize("ours", [False, True])
+def test_steps_without_gradients_and_a_load(ours: bool) -> None:
+    net = model()
+    optimizer: Any = (pellucid.torch if ours else torch.optim).SGD(net.parameters(), lr=0.1)
+    view = pellucid.view(optimizer, model=net)
     pellucid.journal(optimizer)
     optimizer.step()
     assert kinds(optimizer, net) == {"still"}

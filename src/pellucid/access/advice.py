@@ -168,10 +168,14 @@ def _ranges(groups: Sequence[Group]) -> Iterator[Advice]:
                              f"{group.rule} is {low:g} to {high:g}")  # fmt: skip
 
 
-def _loads(source: Source) -> Iterator[Advice]:
-    recorded = source.recorded
-    for change in recorded or ():
-        if change.source == "load" and not getattr(change, "abandoned", False):
+def _loads(source: Any) -> Iterator[Advice]:
+    controls = getattr(source.optimizer, "controls", None)
+    if controls is not None:
+        changes = [change for one in controls for change in one.overwritten]
+    else:
+        changes = [one for one in source.recorded or () if one.source == "load"]
+    for change in changes:
+        if not change.abandoned:
             yield Advice("load", f"{change.group}/{change.name}", f"was {_text(change.old)} when "
                          f"a checkpoint was loaded, which made it {_text(change.new)}: set it after"
                          " loading if the script's value is meant")  # fmt: skip

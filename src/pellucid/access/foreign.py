@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from pellucid.access.attached import Attached, attach, attached_to
@@ -67,9 +67,9 @@ class GroupOfDict:
     def size(self) -> int:
         return sum(_numel(param) for param in self.store["params"])
 
-    @property
+    @cached_property
     def names(self) -> Names:
-        """Canonical names of what the group's dict has now."""
+        """Canonical names of what the group's dict has."""
         table = self.source.canonical
         places: dict[str, Place] = {}
         for key, value in self.store.items():
@@ -183,7 +183,7 @@ class GroupsSource:
 
     # -- names -----------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def canonical(self) -> dict[str, str]:
         """Canonical names by native ones, as far as they are known for this class."""
         from pellucid.torch.names import canonical_of

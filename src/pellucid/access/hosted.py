@@ -95,6 +95,9 @@ class HostSource:
             check_scheduler(scheduler, optimizer)
         self.optimizer, self.model, self.scheduler = optimizer, model, scheduler
         self.given_names = model_names(model)
+        for controls in optimizer.controls if scheduler is not None else ():
+            for full in controls.names.canonical("lr"):  # not every scheduler leaves a mark
+                optimizer.journal.scheduled.add((controls.label, full))
 
     def name_of(self, entry: Entry) -> str:
         """The model's name of a parameter, if a model was given, else the optimizer's."""
@@ -129,7 +132,7 @@ class HostSource:
     @property
     def idle(self) -> int:
         """How many of the last steps found no gradient at all."""
-        return int(getattr(self.optimizer, "idle", 0))
+        return self.optimizer.idle
 
     # -- state -----------------------------------------------------------------------------
 

@@ -4,8 +4,24 @@
 ``pellucid.torch.AdamW(model.parameters(), lr=1e-3)``.
 """
 
-from pellucid.torch.named import NAMED
-from pellucid.torch.optimizer import Optimizer
+from typing import Any
 
-globals().update(NAMED)
-__all__ = ["Optimizer", *NAMED]
+# Made when first asked for: a view of a stranger's optimizer needs the table of names alone.
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__") and name != "__all__":
+        raise AttributeError(f"module 'pellucid.torch' has no attribute {name!r}")
+    from pellucid.torch.named import NAMED
+    from pellucid.torch.optimizer import Optimizer
+
+    found = {"Optimizer": Optimizer, **NAMED}
+    found["__all__"] = [*found]
+    globals().update(found)
+    if name not in found:
+        raise AttributeError(f"module 'pellucid.torch' has no attribute {name!r}")
+    return found[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*__getattr__("__all__"), *globals()})
