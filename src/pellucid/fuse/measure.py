@@ -27,7 +27,7 @@ __all__ = ["SAMPLE", "Change", "Squares", "Survey", "copies", "quantiles_of_rate
 SAMPLE = 4096
 """The most elements that quantiles are taken of."""
 CHUNK = 262144  # elements
-PIECE = 4194304  # bytes that are copied at once
+PIECE = 33554432  # bytes that are copied at once
 WIDTHS = {numpy.dtype(name): name for name in ("float32", "float64")}
 TINY, HUGE = 1e-280, 1e290
 """Sums of squares beyond these may have lost something: taken again, scaled."""
@@ -349,7 +349,8 @@ class Survey:
         """Read all, and fill in what was asked for."""
         tables = [_Table(*key, items) for key, items in self._items.items()]
         count = threads if sum(map(len, tables)) >= CHUNK else 1
-        run_blocks([block for table in tables for block in table.blocks()], count)
+        work = sum(map(len, tables)) // (8 * count)
+        run_blocks([block for table in tables for block in table.blocks(work)], count)
         for table in tables:
             table.finish()
         for made, look in self._slow:
@@ -374,13 +375,13 @@ class _Table:
         """Elements."""
         return sum(item.size for item in self.items)
 
-    def blocks(self) -> Iterator[Block]:
-        """Pieces of about equal work."""
+    def blocks(self, wanted: int) -> Iterator[Block]:
+        """Pieces of about as many elements as wanted, so that threads seldom change over."""
         arguments = (self.chunks, self.addresses, self.limits, self.partials)
         first = work = 0
         for number, size in enumerate(self.chunks[:, 2].tolist(), 1):
             work += size
-            if work >= 2 * CHUNK or number == len(self.chunks):
+            if work >= wanted or number == len(self.chunks):
                 yield self.kernel, first, number, arguments
                 first, work = number, 0
 
