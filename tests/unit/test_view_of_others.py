@@ -478,6 +478,9 @@ def test_warnings(kind: str) -> None:
     train(net, optimizer, 2)
     WRONG[kind](net, optimizer)
     assert kinds(optimizer, net) == {kind}
+    (one, *_) = pellucid.view(optimizer, model=net).warnings()
+    shown = " ".join(str(pellucid.view(optimizer, model=net)).split())
+    assert f"! {one}" in shown
 
 
 @pytest.mark.parametrize("ours", [False, True])

@@ -17,6 +17,7 @@ from rich.console import Group as Stack
 from rich.table import Table
 from rich.text import Text
 
+from pellucid.access.advice import advice
 from pellucid.access.plain import counted, driver_text, one_line, short, unindexed
 from pellucid.access.slots import StateTable
 from pellucid.access.sources import Group, Source
@@ -106,6 +107,10 @@ class Column:
         )
 
 
+WARNED = 3
+"""How many warnings are shown."""
+
+
 @dataclass(frozen=True)
 class Page:
     """All that is shown, as text."""
@@ -128,9 +133,16 @@ def _page(source: Source) -> Page:
     journal = source.recorded
     if journal is not None and len(journal):
         notes.append(f"{counted(len(journal), 'change')}, the last one: {journal[-1]}")
+    wrong = advice(source)
+    notes += [f"! {one}" for one in wrong[:WARNED]]
+    if len(wrong) > WARNED:
+        notes.append(f"! and {len(wrong) - WARNED} more: view.warnings()")
+    updates = counted(source.updates, "update")
+    if slots and "step" not in slots and not source.updates:  # a class that keeps no count
+        updates = "updates not counted"
     return Page(
         source.name,
-        f"{parameters} ({numbers:,} numbers), {counted(source.updates, 'update')}",
+        f"{parameters} ({numbers:,} numbers), {updates}",
         source.title,
         [column.name for column in columns],
         _rows(columns),
