@@ -16,7 +16,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from torch.optim import lr_scheduler
@@ -168,6 +168,23 @@ def test_a_load_that_changes_what_the_script_set(framework: str, tmp_path: Path)
     load()
     assert len(run.journal) == 0  # the same again changes nothing
     assert copied.journal.at(3)["group 0/learning_rate"] == 0.1
+
+
+def test_a_file_of_torchs_own_that_has_the_present_value() -> None:
+    """It changes nothing in the group, but that value's own entry belongs to what is abandoned."""
+    param = torch.zeros(2, requires_grad=True)
+    param.grad = torch.ones(2)
+    optimizer = pellucid.torch.Adam([param], lr=0.2)
+    optimizer.step()
+    optimizer.step()
+    optimizer.param_groups[0]["lr"] = 0.25
+    optimizer.step()
+    optimizer.load_state_dict(torch.optim.Adam([param], lr=0.25).state_dict())
+    assert optimizer.updates == 0
+    optimizer.step()
+    assert optimizer.journal.at(1)["group 0/learning_rate"] == 0.25
+    said = [(c.step, c.old, c.new, c.source, c.abandoned) for c in optimizer.journal]
+    assert said == [(3, 0.2, 0.25, "direct write", True), (1, 0.2, 0.25, "load", False)]
 
 
 @pytest.mark.parametrize("mode", ["memory", "file", "copy"])
@@ -423,6 +440,7 @@ CHANGES = st.lists(
 
 @settings(max_examples=200, deadline=None)
 @given(CHANGES, st.integers(0, 30), CHANGES)
+@example([(0, "a", SCHEDULER, 1.0), (1, "b", SCHEDULER, 0.0)], 1, [(0, "a", SCHEDULER, 0.0)])
 def test_merged_entries_give_each_steps_values(
     before: list[Any], cut: int, after: list[Any]
 ) -> None:
