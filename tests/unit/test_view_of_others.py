@@ -253,6 +253,24 @@ def test_split(ours: bool) -> None:
     assert view["0.weight/weight_decay"] == 0.01
 
 
+def test_the_journal_follows_a_split() -> None:
+    net = model()
+    optimizer = pellucid.torch.AdamW(net, lr=Linear(0.1, 0.2, 10))
+    view = pellucid.view(optimizer)
+    used = []
+    for number in range(6):
+        if number == 2:
+            view.split("*.bias")
+        if number == 4:
+            view["*.bias/lr"] = 0.01
+        train(net, optimizer)
+        used.append([group["lr"] for group in optimizer.param_groups])
+    for number, rates in enumerate(used):
+        found = view.journal.at(number + 1)
+        names = ["group 0/learning_rate", "*.bias/learning_rate"]
+        assert [found[name] for name in names if name in found] == rates
+
+
 def test_split_of_numpys() -> None:
     import numpy as np
 

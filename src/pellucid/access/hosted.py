@@ -333,7 +333,7 @@ def _twin(controls: Controls, label: str, store: Any, updates: int) -> Controls:
     made = copy.copy(controls)
     made.label, made.store, made._last = label, store, None
     made.drivers, made.seen = dict(controls.drivers), dict(controls.seen)
-    made.journal.begin(updates + 1, label, dict(made.seen))
+    made.enter(updates)
     return made
 
 
