@@ -331,7 +331,8 @@ def _detached(controls: Controls) -> Controls:
 def _twin(controls: Controls, label: str, store: Any, updates: int) -> Controls:
     """The controls of a group that was split off."""
     made = copy.copy(controls)
-    made.label, made.store, made._last = label, store, None
+    made.label, made.store = label, store
+    made._last = made._unstored = None
     made.drivers, made.seen = dict(controls.drivers), dict(controls.seen)
     made.enter(updates)
     return made
