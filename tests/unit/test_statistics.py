@@ -495,12 +495,12 @@ def test_an_error_in_the_block_is_passed_on() -> None:
 
 def test_measured_inside_each_other() -> None:
     _, optimizer, view = trained()
+    with view.measure():  # the memory of its copy is used again, by one at a time
+        pass
     with view.measure() as outer:
         optimizer.step()
         with view.measure() as inner:
             optimizer.step()
-    with view.measure() as _:  # the memory of a copy is used again
-        pass
     assert (inner.updates, outer.updates) == (1, 2)
     small, large = inner["first.weight"].update_norm, outer["first.weight"].update_norm
     assert small is not None
