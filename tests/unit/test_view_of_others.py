@@ -219,6 +219,34 @@ def test_override_and_schedulers() -> None:
     assert "ExponentialLR" in str(with_it)
 
 
+def test_what_drives_a_value() -> None:
+    net, optimizer, view = made("SGD", lr=0.4)
+    assert view.schedule("lr") is None
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    assert view.schedule("lr") == "an LR scheduler"
+    assert pellucid.view(optimizer, scheduler=scheduler).schedule("lr") is scheduler
+    assert view.schedule("momentum") is None
+
+
+def test_variables_before_the_first_step() -> None:
+    import pellucid.numpy
+
+    net = model()
+    for optimizer in (pellucid.torch.AdamW(net, amsgrad=True), pellucid.torch.ASGD(net)):
+        before = pellucid.view(optimizer).variables()
+        assert not optimizer.state
+        train(net, optimizer)
+        after = pellucid.view(optimizer).variables()
+        assert set(before) == set(after)
+        for name, value in before.items():
+            if "moment" in name:
+                assert not value.any()
+                assert value.shape == after[name].shape
+    plain = pellucid.numpy.Optimizer({"w": net[0].weight.detach().numpy()}, pellucid.Adam())
+    assert pellucid.view(plain).variables()["w/first_moment"].shape == (3, 4)
+    assert not plain.state
+
+
 # -- groups and state --------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from pellucid.changes import Journal
 from pellucid.controls import Controls, Names
 from pellucid.declare import Ref, is_scalar_array
 from pellucid.fuse.engine import Entry
+from pellucid.fuse.trace import traced_init
 from pellucid.host import Host
 
 __all__ = ["HostSource"]
@@ -167,6 +168,31 @@ class HostSource:
             if native not in names.slots.values() and hasattr(value, "dtype"):
                 put = partial(self._put, value)
                 found.append(Cell(owner.label, native, native, value, "", put))
+        return found
+
+    def coming(self) -> dict[str, Any]:
+        """State that the next update will begin, by path: a copy of its first value."""
+        optimizer = self.optimizer
+        readings = optimizer.readings()
+        truths = optimizer.truths(readings)
+        found: dict[str, Any] = {}
+        for owner in self.owners():
+            entry: Entry = owner.parameter
+            if self._held(entry):
+                continue
+            counter = optimizer._step_of(entry)
+            if counter is not None:
+                found[f"{owner.label}/step"] = counter
+            shape = tuple(optimizer.backend.shape(entry.param))
+            truth, numbers = truths[entry.group], readings[entry.group].values
+            slots, _, _ = optimizer.engine.slots(entry, shape, truth, numbers)
+            for full, array in slots.items():
+                declared = entry.pipeline.slots[full][1]
+                if declared.init == "param":
+                    optimizer.backend.copy(array, optimizer.backend.real(entry.param))
+                elif traced_init(declared):
+                    array = None  # it depends on the gradient
+                found[f"{owner.label}/{full}"] = array
         return found
 
     def _held(self, entry: Entry) -> dict[str, Any]:

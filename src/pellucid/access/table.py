@@ -73,14 +73,19 @@ class View:
         return _agreed({found.path: _value(found) for found in find(self._source, path)})
 
     def schedule(self, path: str) -> Any:
-        """The schedule, callable or `ref` that drives a value, or None; a dict if they differ."""
-        return _agreed(
-            {
-                f"{found.selected.group.name}/{full}": found.selected.group.driver(full)
-                for found in find(self._source, path)
-                for full in found.fulls
-            }
-        )
+        """What drives a value, or None; a dict if they differ.
+
+        The schedule, callable or `ref`; or the scheduler of torch that was given to the view (its
+        kind as text, if one is at work that was not given).
+        """
+        found: dict[str, Any] = {}
+        for one in find(self._source, path):
+            group = one.selected.group
+            for full in one.fulls:
+                given = getattr(self._source, "scheduler", None)
+                by = (given or group.scheduler(full)) if group.scheduler(full) else None
+                found[f"{group.name}/{full}"] = group.driver(full) or by
+        return _agreed(found)
 
     def __contains__(self, path: object) -> bool:
         try:
@@ -98,6 +103,9 @@ class View:
     def variables(self) -> dict[str, Any]:
         """Every hyperparameter, option and array of the state: full name and current value.
 
+        Of ours also before the first step: then with a copy of the array that it will begin with
+        (None where that depends on the gradient).
+
         Hyperparameters are ``"<optimizer>/learning_rate"`` where there is one group, else
         ``"<group>/learning_rate"``; state is ``"<parameter>/first_moment"``.
         """
@@ -107,7 +115,8 @@ class View:
             left = self._source.name if len(groups) == 1 else group.name
             found.update({f"{left}/{full}": group.value(full) for full in group.names.places})
         found.update({cell.path: cell.value for cell in self.state.cells()})
-        return found
+        coming = getattr(self._source, "coming", None)
+        return found if coming is None else {**found, **coming()}
 
     # -- writing ---------------------------------------------------------------------------
 
