@@ -22,14 +22,18 @@ HEAVY = {"numba", "llvmlite", "scipy", "sklearn", *FRAMEWORKS}
 # -- the arrows --------------------------------------------------------------------------------
 
 RULE = {"ops", "declare", "rule"}
-CORE = {*RULE, "compose", "changes", "controls"}
+JOURNAL = {"journal_records", "journal_table", "journal_history", "changes"}
+CORE = {*RULE, "compose", *JOURNAL, "controls"}
 HOST = {*CORE, "fuse", "host", "rules"}
 
 ARROWS: dict[str, set[str]] = {
     # what a rule is written in
     "ops": set(),
     "schedules": set(),
-    "changes": set(),
+    "journal_records": set(),
+    "journal_table": {"journal_records"},
+    "journal_history": {"journal_records", "journal_table"},
+    "changes": JOURNAL - {"changes"},
     "declare": {"ops"},
     "rule": {"ops", "declare"},
     "transforms": RULE,
@@ -55,7 +59,7 @@ ARROWS: dict[str, set[str]] = {
 """What each module or package may import when it is loaded."""
 
 LAZY: dict[str, set[str]] = {
-    "changes": {"declare"},  # a schedule of the journal, when it is asked for a value
+    "journal_records": {"declare"},  # a schedule of the journal, when it is asked for a value
     "declare": {"schedules"},  # a schedule read from a file
     "rule": {"rules", "transforms"},  # a stage read from a file
     "stage_text": {"schedules", "transforms"},
@@ -80,7 +84,7 @@ THIRD: dict[str, set[str]] = {
 
 THIRD_LAZY: dict[str, set[str]] = {
     "torch": {"conformance.py", "cli.py"},
-    "rich": {"changes.py"},
+    "rich": {"journal_table.py"},
     "numpy": {"ops.py", "cli.py"},  # ops.sqrt(2.0) at a prompt
 }
 
