@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import inspect
-import math
-import re
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from pellucid.access.alignment import (
+    Pairs,
+    Side,
+    aligned_groups,
+    aligned_parameters,
+    same,
+    with_shared_parameters,
+)
 from pellucid.access.plain import common_prefix, counted, driver_text, json_value, number_of, short
 from pellucid.access.sources import Cell, Group, Owner, Source, source_of
 from pellucid.access.table import View
-from pellucid.declare import REQUIRED, Ref, plain_value
+from pellucid.declare import REQUIRED, plain_value
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
-__all__ = ["Difference", "Row", "diff"]
+__all__ = ["Difference", "Row", "diff", "same"]
 
 SHOWN = 40
 """Rows of one kind that are printed; more are counted."""
-
-UNNAMED = re.compile(r"group \d+")
-"""Names of groups that say nothing but the position."""
 
 
 @dataclass(frozen=True)
@@ -156,42 +158,23 @@ def diff(a: Any, b: Any) -> Difference:
     group 0/momentum: 0 | 0.9: values differ
     """
     sources = [one._source if isinstance(one, View) else source_of(one) for one in (a, b)]
-    comparison = _Comparison(*map(_Side, sources))
+    comparison = _Comparison(*map(Side, sources))
     return Difference(comparison.a.title, comparison.b.title, list(comparison.rows()))
-
-
-class _Side:
-    """One optimizer, read once."""
-
-    def __init__(self, source: Source) -> None:
-        self.source, self.updates = source, source.updates
-        self.groups = list(source.groups())
-        self.names: dict[int, str] = {group.index: group.name for group in self.groups}
-        self.owners = {owner.label: owner for owner in source.owners()}
-        self.members: dict[int, list[str]] = {group.index: [] for group in self.groups}
-        for label, owner in self.owners.items():
-            self.members.setdefault(owner.group, []).append(label)
-        rules = ", ".join(dict.fromkeys(group.rule for group in self.groups))
-        several = source.optimizer if isinstance(source.optimizer, list) else [source.optimizer]
-        module = ", ".join(dict.fromkeys(type(one).__module__ for one in several))
-        name = source.name if rules == source.name else f"{source.name} of {rules}"
-        counts = counted(len(self.owners), "parameter"), counted(self.updates, "update")
-        self.title = f"{name} ({module}), {', '.join(counts)}"
 
 
 @dataclass
 class _Comparison:
     """Two optimizers, side by side."""
 
-    a: _Side
-    b: _Side
+    a: Side
+    b: Side
 
     def rows(self) -> Iterator[Row]:
         if self.a.updates != self.b.updates:
             yield Row("updates", "", "updates", "", self.a.updates, self.b.updates, "counts differ")
-        parameters = self._parameters()
-        groups = _aligned_groups(self.a, self.b, parameters)
-        pairs = _with_shared_parameters(groups, self.a, self.b, parameters)
+        parameters = aligned_parameters(self.a, self.b)
+        groups = aligned_groups(self.a, self.b, parameters)
+        pairs = with_shared_parameters(groups, self.a, self.b, parameters)
         yield from self._rules(pairs)
         yield from dict.fromkeys(
             row
@@ -214,17 +197,10 @@ class _Comparison:
                 where = _where(left, right) if several else ""
                 yield Row("rule", where, "rule", "", left.rule, right.rule, "rules differ")
 
-    def _parameters(self) -> list[tuple[Owner, Owner]]:
-        """Parameters of both: by name, or by position where no name is in common."""
-        both = [label for label in self.a.owners if label in self.b.owners]
-        if both or len(self.a.owners) != len(self.b.owners):
-            return [(self.a.owners[label], self.b.owners[label]) for label in both]
-        return list(zip(self.a.owners.values(), self.b.owners.values(), strict=True))
-
     def _lone_groups(self, aligned: Sequence[tuple[Group, Group]]) -> Iterator[Row]:
         for side, position, only in _SIDES:
             taken = {pair[position].index for pair in aligned}
-            one: _Side = getattr(self, side)
+            one: Side = getattr(self, side)
             for group in one.groups:
                 if group.index not in taken:
                     count = counted(len(one.members.get(group.index, ())), "parameter")
@@ -233,7 +209,7 @@ class _Comparison:
     def _lone_parameters(self, aligned: Sequence[tuple[Owner, Owner]]) -> Iterator[Row]:
         for side, position, only in _SIDES:
             taken = {pair[position].label for pair in aligned}
-            one: _Side = getattr(self, side)
+            one: Side = getattr(self, side)
             for label, owner in one.owners.items():
                 if label not in taken:
                     shown = _form_text(one.source.array(owner))
@@ -254,57 +230,6 @@ def _differing(kind: str, where: str, name: str, native: str, values: Sequence[A
     left, right = map(_frozen, values)
     what = "values" if kind == "state" else f"{kind}s"
     return Row(kind, where, name, native, left, right, f"{what} differ")
-
-
-# -- aligning groups ---------------------------------------------------------------------------
-
-Pairs = list[tuple[Group, Group]]
-
-
-def _aligned_groups(a: _Side, b: _Side, parameters: Sequence[tuple[Owner, Owner]]) -> Pairs:
-    """By name, else by the parameters that they have in common, else by position."""
-    found: Pairs = []
-    left = {group.index: group for group in a.groups}
-    right = {group.index: group for group in b.groups}
-
-    def pair(one: Group, other: Group) -> None:
-        found.append((left.pop(one.index), right.pop(other.index)))
-
-    for group in a.groups:
-        same = [other for other in right.values() if other.name == group.name]
-        if same and not UNNAMED.fullmatch(group.name):
-            pair(group, same[0])
-    common: dict[tuple[int, int], int] = {}
-    for one, other in parameters:
-        key = one.group, other.group
-        common[key] = common.get(key, 0) + 1
-    sizes = [{index: len(inside) for index, inside in side.members.items()} for side in (a, b)]
-    for i, j in sorted(common, key=lambda key: -common[key] / _union(key, common[key], *sizes)):
-        if i in left and j in right:
-            pair(left[i], right[j])
-    for rest in zip(list(left.values()), list(right.values()), strict=False):
-        pair(*rest)
-    return sorted(found, key=lambda groups: groups[0].index)
-
-
-def _union(
-    key: tuple[int, int], common: int, left: Mapping[int, int], right: Mapping[int, int]
-) -> int:
-    return left[key[0]] + right[key[1]] - common
-
-
-def _with_shared_parameters(
-    aligned: Pairs, a: _Side, b: _Side, parameters: Sequence[tuple[Owner, Owner]]
-) -> Pairs:
-    """Aligned groups, and others that have a parameter in common: its values may differ, too."""
-    left = {group.index: group for group in a.groups}
-    right = {group.index: group for group in b.groups}
-    found = {(one.index, other.index): (one, other) for one, other in aligned}
-    for one, other in parameters:
-        key = one.group, other.group
-        if key not in found and key[0] in left and key[1] in right:
-            found[key] = left[key[0]], right[key[1]]
-    return list(found.values())
 
 
 def _where(left: Group, right: Group) -> str:
@@ -390,7 +315,7 @@ def _default(source: Source, group: Group, full: str) -> Any:
 # -- state -------------------------------------------------------------------------------------
 
 
-def _arrays(a: _Side, b: _Side, parameters: Sequence[tuple[Owner, Owner]]) -> Iterator[Row]:
+def _arrays(a: Side, b: Side, parameters: Sequence[tuple[Owner, Owner]]) -> Iterator[Row]:
     """Shapes and dtypes of parameters and slots; the same difference of many is one row."""
     found: dict[tuple[Any, ...], list[str]] = {}
     for one, other in parameters:
@@ -474,47 +399,3 @@ def _frozen(value: Any) -> Any:
         return value
     number = number_of(value)
     return short(value) if number is None else number
-
-
-def same(left: Any, right: Any) -> bool:
-    """Whether two values of any kind agree; numbers of any type by value.
-
-    A number that was held in float32 agrees with the number that was rounded to it.
-
-    >>> import numpy
-    >>> same(1, 1.0), same(0.1, numpy.float32(0.1)), same(0.1, 0.1000001), same(None, 0)
-    (True, True, False, False)
-    """
-    if left is right:
-        return True
-    if isinstance(left, Ref) or isinstance(right, Ref):
-        return type(left) is type(right) and bool(left == right)
-    numbers = number_of(left), number_of(right)
-    if numbers[0] is not None and numbers[1] is not None:
-        return _same_number(float(numbers[0]), float(numbers[1]))
-    if numbers[0] is not None or numbers[1] is not None:
-        return False
-    try:
-        lists = [one.tolist() if hasattr(one, "dtype") else one for one in (left, right)]
-        if all(isinstance(one, (tuple, list)) for one in lists):
-            return len(lists[0]) == len(lists[1]) and all(map(same, *lists))
-        return bool(left == right)
-    except Exception:  # objects that cannot be compared
-        return False
-
-
-def _same_number(left: float, right: float) -> bool:
-    if left == right or (math.isnan(left) and math.isnan(right)):
-        return True
-    rounded = _single(left), _single(right)
-    if rounded[0] is None or rounded[0] != rounded[1]:
-        return False
-    # a number of float32 shows: in float64 it has many digits
-    return any(one == rounded[0] and len(repr(one)) > 12 for one in (left, right))
-
-
-def _single(number: float) -> float | None:
-    try:
-        return float(struct.unpack("f", struct.pack("f", number))[0])
-    except (OverflowError, ValueError):
-        return None
