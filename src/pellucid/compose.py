@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
@@ -190,6 +190,9 @@ class Pipeline:
     @cached_property
     def rule(self) -> Rule:
         return next(stage for stage in self.stages if isinstance(stage, Rule))
+
+    def __reduce__(self) -> Any:
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
     def full(self, stage: Stage, name: str) -> str:
         """The full name of what a stage declares: bare for the rule, else ``stage.name``."""

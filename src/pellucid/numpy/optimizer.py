@@ -185,6 +185,9 @@ class Optimizer(Host):
     def __iter__(self) -> Iterator[str]:
         return iter(self.params)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_plans": {}}  # which hold compiled kernels and addresses
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.journal.live = self._completed
