@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
+from pellucid.access.writing import is_scheduled
 from pellucid.changes import Change, Journal
 from pellucid.controls import SCHEDULED
 from pellucid.declare import is_scalar_array
@@ -18,11 +19,12 @@ __all__ = ["Attached", "attach", "attached_to", "detach"]
 
 _every: weakref.WeakKeyDictionary[Any, Attached] = weakref.WeakKeyDictionary()
 HOOKS = (
-    ("register_step_pre_hook", "_before_step"),
-    ("register_step_post_hook", "_after_step"),
-    ("register_load_state_dict_pre_hook", "_before_load"),
-    ("register_load_state_dict_post_hook", "_after_load"),
+    ("register_step_pre_hook", "_optimizer_step_pre_hooks", "_before_step"),
+    ("register_step_post_hook", "_optimizer_step_post_hooks", "_after_step"),
+    ("register_load_state_dict_pre_hook", "_optimizer_load_state_dict_pre_hooks", "_before_load"),
+    ("register_load_state_dict_post_hook", "_optimizer_load_state_dict_post_hooks", "_after_load"),
 )
+"""Torch's method, the attribute that its constructor makes for it, and what is called here."""
 
 
 def attached_to(optimizer: Any) -> Attached | None:
@@ -68,10 +70,13 @@ class Attached:
         self.scheduled = False  # a scheduler of torch drives the rates, which leaves no mark
         self.journal = Journal() if file is None else Journal.open(file, self.updates)
         self.idle = 0  # the last steps that found no gradient
+        self.begun = self.found = False  # a step, and whether it found one
         self.handles: list[Any] = []
-        for register, own in HOOKS:
+        for register, needed, own in HOOKS:
             method = getattr(optimizer, register, None)
-            if method is None or not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+            if method is None or not hasattr(optimizer, needed):
+                if "load" in register and self.handles:  # a load is then seen at the next step
+                    continue
                 for handle in self.handles:
                     handle.remove()
                 raise TypeError(
@@ -107,7 +112,7 @@ class Attached:
             group = optimizer.param_groups[number]
             for full, value in values.items():
                 if full in old and not _same(old[full], value):
-                    why = source or self._source(group, full)
+                    why = source or self._source(optimizer, group, full)
                     change = Change(self.updates + 1, label, full, old[full], value, why)
                     self.journal.record(change)
 
@@ -116,8 +121,9 @@ class Attached:
         for which a GPU would have to be waited for."""
         return [*map(_values, optimizer.param_groups)] == self.raw
 
-    def _source(self, group: Mapping[str, Any], full: str) -> str:
-        if full == "learning_rate" and (self.scheduled or "initial_lr" in group):
+    def _source(self, optimizer: Any, group: Mapping[str, Any], full: str) -> str:
+        scheduled = self.scheduled or is_scheduled(optimizer, group, "initial_lr")
+        if full == "learning_rate" and scheduled:
             return "framework scheduler"
         driven = full in ("momentum", "beta1") and any(
             key in group for key in SCHEDULED if key != "initial_lr"
@@ -129,11 +135,14 @@ class Attached:
     def _before_step(self, optimizer: Any) -> None:
         self.look(optimizer)
         groups = optimizer.param_groups
-        found = any(param.grad is not None for group in groups for param in group["params"])
-        self.idle = 0 if found else self.idle + 1
+        self.found = any(param.grad is not None for group in groups for param in group["params"])
+        self.begun = True
 
     def _after_step(self, optimizer: Any) -> None:
-        self.updates += 1
+        if self.begun:  # once, where a class's step calls its base's, which has hooks too
+            self.updates += 1
+            self.idle = 0 if self.found else self.idle + 1
+        self.begun = False
 
     def _before_load(self, optimizer: Any) -> None:
         self.look(optimizer)

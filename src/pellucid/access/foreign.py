@@ -6,6 +6,7 @@ What is known of such a class is what its groups and its state hold. Nothing her
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -15,7 +16,7 @@ from pellucid.access.attached import Attached, attach, attached_to
 from pellucid.access.rates import Put, check_scheduler, kept_rates, new_rates
 from pellucid.access.sources import Assignment, Cell, Group, Owner
 from pellucid.access.splitting import split_store
-from pellucid.access.writing import check_sharing, labels, model_names
+from pellucid.access.writing import check_sharing, is_scheduled, labels, model_names
 from pellucid.changes import Change, Journal
 from pellucid.controls import FOREIGN, SCHEDULED, Names, Place
 from pellucid.declare import HyperparameterError, Ref, is_scalar_array
@@ -106,7 +107,10 @@ class GroupOfDict:
     def scheduled(self, full: str) -> bool:
         """Whether a scheduler of torch drives a value, as the keys that it left show."""
         native = self.names.native(full)
-        return any(key in self.store and native in some for key, some in SCHEDULED.items())
+        return any(
+            native in some and is_scheduled(self.source.optimizer, self.store, key)
+            for key, some in SCHEDULED.items()
+        )
 
     def scheduler(self, full: str) -> str:
         given = self.source.scheduler
@@ -434,7 +438,10 @@ ZEROED = frozenset(
 
 
 def counted(optimizer: Any) -> int:
-    """The number of updates that state or groups tell; 0 where none is told."""
+    """The number of updates that state or groups tell; 0 where none is told.
+
+    Counters of groups may begin at 1, and a ``k`` may be a hyperparameter: ``defaults`` tell.
+    """
     most = 0
     for held in getattr(optimizer, "state", {}).values():
         step: Any = held.get("step") if isinstance(held, Mapping) else None
@@ -443,7 +450,8 @@ def counted(optimizer: Any) -> int:
     for group in optimizer.param_groups:
         for key in ("step", "k"):
             if is_number(group.get(key)):
-                most = max(most, int(group[key]))
+                begun: Any = getattr(optimizer, "defaults", {}).get(key)
+                most = max(most, int(group[key]) - (int(begun) if is_number(begun) else 0))
     return most
 
 
@@ -461,15 +469,27 @@ def _leaves(held: Mapping[Any, Any], before: str, depth: int) -> Iterator[_Leaf]
 
 
 def _inner(leaf: _Leaf, depth: int) -> Iterator[_Leaf]:
-    """What a container of the state holds, under names such as ``Q[0]`` and ``0.exp_avg``."""
+    """What a container or an object of the state holds: ``Q[0]``, ``0.exp_avg``, ``root.basis``."""
+    inside = _fields(leaf.value)
     if isinstance(leaf.value, Mapping) and depth:
         yield from _leaves(leaf.value, f"{leaf.name}.", depth - 1)
-    elif isinstance(leaf.value, (list, tuple)) and depth:
+    elif inside and depth:
+        found = [*_leaves(inside, f"{leaf.name}.", depth - 1)]
+        kept = [one for one in found if hasattr(one.value, "dtype")]
+        yield from kept or [leaf]
+    elif isinstance(leaf.value, (list, tuple, deque)) and depth:
         for number, value in enumerate(leaf.value):
             put = partial(_put, leaf.value, number, value)
             yield from _inner(_Leaf(f"{leaf.name}[{number}]", value, put), depth - 1)
     else:
         yield leaf
+
+
+def _fields(value: Any) -> Mapping[str, Any]:
+    """The attributes of an object that is no array, no class and no function."""
+    if hasattr(value, "dtype") or isinstance(value, type) or hasattr(value, "__code__"):
+        return {}
+    return getattr(value, "__dict__", {})
 
 
 def _put(holder: Any, key: Any, old: Any, value: Any) -> None:

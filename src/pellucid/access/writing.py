@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pellucid.access.sources import Assignment
 
-__all__ = ["check_sharing", "labels", "model_names"]
+__all__ = ["check_sharing", "is_scheduled", "labels", "model_names"]
+
+OWN_RATE = frozenset(["FlashAdamW"])
+"""Classes that put ``initial_lr`` into their groups themselves."""
 
 
 def model_names(model: Any) -> dict[int, str]:
@@ -34,6 +37,15 @@ def labels(given: Sequence[Any]) -> list[str]:
         label = name if isinstance(name, str) and name else f"group {number}"
         found.append(label if label not in found else f"{label} ({number})")
     return found
+
+
+def is_scheduled(optimizer: Any, group: Mapping[str, Any], key: str) -> bool:
+    """Whether a key of a group shows that a scheduler of torch is at work.
+
+    Of classes that have that key anyway, torch's mark at ``step`` tells.
+    """
+    own = key == "initial_lr" and type(optimizer).__name__ in OWN_RATE
+    return key in group and (not own or hasattr(optimizer.step, "_wrapped_by_lr_sched"))
 
 
 def check_sharing(assignments: Sequence[Assignment], groups: Sequence[Any]) -> None:
