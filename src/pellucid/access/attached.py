@@ -70,6 +70,7 @@ class Attached:
         self.scheduled = False  # a scheduler of torch drives the rates, which leaves no mark
         self.journal = Journal() if file is None else Journal.open(file, self.updates)
         self.idle = 0  # the last steps that found no gradient
+        self.where = 0, 0  # a parameter that had a gradient: its group and its place there
         self.begun = self.found = False  # a step, and whether it found one
         self.handles: list[Any] = []
         for register, needed, own in HOOKS:
@@ -134,9 +135,22 @@ class Attached:
 
     def _before_step(self, optimizer: Any) -> None:
         self.look(optimizer)
-        groups = optimizer.param_groups
-        self.found = any(param.grad is not None for group in groups for param in group["params"])
+        self.found = self._finds_gradient(optimizer.param_groups)
         self.begun = True
+
+    def _finds_gradient(self, groups: Any) -> bool:
+        """Whether any parameter has a gradient; the one that had it last is asked first."""
+        number, place = self.where
+        if number < len(groups) and place < len(groups[number]["params"]) and (
+            groups[number]["params"][place].grad is not None
+        ):
+            return True
+        for number, group in enumerate(groups):
+            for place, param in enumerate(group["params"]):
+                if param.grad is not None:
+                    self.where = number, place
+                    return True
+        return False
 
     def _after_step(self, optimizer: Any) -> None:
         if self.begun:  # once, where a class's step calls its base's, which has hooks too
