@@ -424,7 +424,9 @@ class GroupsSource:
             for owner in self.owners()
             if owner.group == group.index and owner.label in members
         ]
-        split_store(self.optimizer.param_groups, group.index, chosen, label, self.scheduler)
+        groups = self.optimizer.param_groups
+        scheduled = is_scheduled(self.optimizer, groups[group.index], "initial_lr")
+        split_store(groups, group.index, chosen, label, self.scheduler, scheduled)
         known = attached_to(self.optimizer)
         if known is not None:
             known.take(self.optimizer)

@@ -326,7 +326,8 @@ class HostSource:
             for one in old.store["params"]
             if any(one == entry.name if by_name else one is entry.param for entry in moved)
         ]
-        store = split_store(optimizer.param_groups, group.index, chosen, label, self.scheduler)
+        groups, scheduled = optimizer.param_groups, "initial_lr" in old.store
+        store = split_store(groups, group.index, chosen, label, self.scheduler, scheduled)
         optimizer.controls.append(_twin(old, label, store, self.updates))
         if by_name:
             identities = {id(entry) for entry in moved}

@@ -17,15 +17,22 @@ LISTS = ("base_lrs", "max_lrs", "min_lrs", "lr_lambdas", "base_momentums", "max_
 
 
 def split_store(
-    groups: list[dict[str, Any]], index: int, chosen: Sequence[Any], label: str, scheduler: Any
+    groups: list[dict[str, Any]],
+    index: int,
+    chosen: Sequence[Any],
+    label: str,
+    scheduler: Any,
+    scheduled: bool,
 ) -> dict[str, Any]:
     """Move parameters of the group number ``index`` into a new last group with equal values.
+
+    ``scheduled``: whether a scheduler of torch has left its mark in the group.
 
     Raises:
         ValueError: a scheduler is at work that was not given, or that has no place for the group.
     """
     group = groups[index]
-    if scheduler is None and "initial_lr" in group:
+    if scheduler is None and scheduled:
         raise ValueError(
             f"param_groups[{index}] is driven by an LR scheduler (it has 'initial_lr'), which "
             "counts the groups: use pellucid.view(optimizer, scheduler=...), which tells it of the "
