@@ -24,6 +24,8 @@ from torch.optim.swa_utils import SWALR
 
 import pellucid
 import pellucid.torch
+import pellucid.torch.handles
+import pellucid.torch.watch
 from pellucid import Adam, HyperparameterError, Lion, Rule, chain, clip_by_global_norm, ops, route
 from pellucid.rule import extra, hyper
 from pellucid.schedules import Cosine

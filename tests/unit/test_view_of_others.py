@@ -220,7 +220,7 @@ def test_override_and_schedulers() -> None:
 
 
 def test_what_drives_a_value() -> None:
-    net, optimizer, view = made("SGD", lr=0.4)
+    _, optimizer, view = made("SGD", lr=0.4)
     assert view.schedule("lr") is None
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
     assert view.schedule("lr") == "an LR scheduler"

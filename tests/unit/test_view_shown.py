@@ -756,7 +756,9 @@ def test_importing_and_comparing_needs_no_rich() -> None:
     assert found.stdout.strip() == "[]"
 
 
-def test_reads_each_group_and_state_a_fixed_number_of_times(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_each_group_and_state_a_fixed_number_of_times(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     view = pellucid.view(make(SGD(0.1, momentum=0.9), {f"p{n}": (2,) for n in range(50)},
                               groups={"p1*": {"weight_decay": 0.5}}, updates=1))  # fmt: skip
     kind = type(view._source)

@@ -6,13 +6,12 @@ What is known of such a class is what its groups and its state hold. Nothing her
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
 from pellucid.access.attached import Attached, attach, attached_to
+from pellucid.access.containers import DEPTH, Leaf, inner, leaves_of, put_into, refuse
 from pellucid.access.rates import Put, check_scheduler, kept_rates, new_rates
 from pellucid.access.sources import Assignment, Cell, Group, Owner
 from pellucid.access.splitting import split_store
@@ -25,7 +24,6 @@ from pellucid.ops import is_number
 __all__ = ["GroupsSource", "has_groups"]
 
 SOURCE = "view"
-DEPTH = 4  # of containers inside the state
 
 BEGUN: dict[tuple[str, str], tuple[str, float]] = {
     ("Adam", "amsgrad"): ("max_exp_avg_sq", 0.0),
@@ -243,11 +241,11 @@ class GroupsSource:
         if state is None:
             return []
         if not isinstance(state, Mapping):
-            return [Cell(owner.label, "state", "state", state, "", partial(_refuse, "state"))]
+            return [Cell(owner.label, "state", "state", state, "", partial(refuse, "state"))]
         table = self.canonical
         return [
             Cell(owner.label, table.get(leaf.name, leaf.name), leaf.name, leaf.value, "", leaf.put)
-            for leaf in _leaves(state, "", DEPTH)
+            for leaf in leaves_of(state, "", DEPTH)
         ]
 
     def shared_cells(self) -> list[Cell]:
@@ -257,9 +255,9 @@ class GroupsSource:
             if id(key) in params:
                 continue
             label = key if isinstance(key, str) else f"state of a {type(key).__name__}"
-            put = partial(_put, self.optimizer.state, key, value)
-            leaf = _Leaf(label, value, put)
-            some = _inner(leaf, DEPTH) if isinstance(value, (dict, list, tuple)) else [leaf]
+            put = partial(put_into, self.optimizer.state, key, value)
+            leaf = Leaf(label, value, put)
+            some = inner(leaf, DEPTH) if isinstance(value, (dict, list, tuple)) else [leaf]
             found += [Cell(self.name, one.name, one.name, one.value, "", one.put) for one in some]
         return found
 
@@ -455,60 +453,6 @@ def counted(optimizer: Any) -> int:
                 begun: Any = getattr(optimizer, "defaults", {}).get(key)
                 most = max(most, int(group[key]) - (int(begun) if is_number(begun) else 0))
     return most
-
-
-@dataclass(frozen=True)
-class _Leaf:
-    name: str
-    value: Any
-    put: Callable[[Any], None]
-
-
-def _leaves(held: Mapping[Any, Any], before: str, depth: int) -> Iterator[_Leaf]:
-    for key, value in held.items():
-        name = f"{before}{key}"
-        yield from _inner(_Leaf(name, value, partial(_put, held, key, value)), depth)
-
-
-def _inner(leaf: _Leaf, depth: int) -> Iterator[_Leaf]:
-    """What a container or an object of the state holds: ``Q[0]``, ``0.exp_avg``, ``root.basis``."""
-    inside = _fields(leaf.value)
-    if isinstance(leaf.value, Mapping) and depth:
-        yield from _leaves(leaf.value, f"{leaf.name}.", depth - 1)
-    elif inside and depth:
-        found = [*_leaves(inside, f"{leaf.name}.", depth - 1)]
-        kept = [one for one in found if hasattr(one.value, "dtype")]
-        yield from kept or [leaf]
-    elif isinstance(leaf.value, (list, tuple, deque)) and depth:
-        for number, value in enumerate(leaf.value):
-            put = partial(_put, leaf.value, number, value)
-            yield from _inner(_Leaf(f"{leaf.name}[{number}]", value, put), depth - 1)
-    else:
-        yield leaf
-
-
-def _fields(value: Any) -> Mapping[str, Any]:
-    """The attributes of an object that is no array, no class and no function."""
-    if hasattr(value, "dtype") or isinstance(value, type) or hasattr(value, "__code__"):
-        return {}
-    return getattr(value, "__dict__", {})
-
-
-def _put(holder: Any, key: Any, old: Any, value: Any) -> None:
-    """Write a checked value: into an array, or in a number's place."""
-    if hasattr(old, "dtype"):
-        inner = old.detach() if hasattr(old, "detach") else old
-        inner.copy_(value) if hasattr(value, "dtype") else inner.fill_(value)
-    elif is_number(old) and is_number(value):
-        if isinstance(old, int) and value != int(value):
-            raise ValueError(f"{key!r} is a whole number, given {value!r}")
-        holder[key] = type(old)(value)
-    else:
-        _refuse(str(key), value)
-
-
-def _refuse(name: str, value: Any) -> None:
-    raise TypeError(f"{name} is no array and no number: change it yourself, not through a view")
 
 
 def _shown(value: Any) -> Any:

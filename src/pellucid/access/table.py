@@ -249,7 +249,7 @@ class View:
         Args:
             grads: for NumPy, which keeps no gradients: these, as `step` takes them.
         """
-        from pellucid.access.statistics import statistics_of
+        from pellucid.access.measuring import statistics_of
 
         return statistics_of(self._source, grads)
 
@@ -260,7 +260,7 @@ class View:
         all that `statistics` has and each parameter's change, which is compared with a copy of
         the parameters taken at the beginning. Gradients may be computed in the block.
         """
-        from pellucid.access.statistics import measured
+        from pellucid.access.measuring import measured
 
         return measured(self._source, grads)
 
