@@ -259,6 +259,68 @@ def memory() -> None:
     print()
 
 
+VIEW = """
+import time, torch, pellucid, rich.console, rich.table, rich.text
+params = [torch.nn.Parameter(torch.randn(16)) for _ in range(1000)]
+optimizer = torch.optim.AdamW(params)
+begun = time.perf_counter()
+view = pellucid.view(optimizer)
+seen = time.perf_counter()
+str(view)
+print(seen - begun, time.perf_counter() - seen)
+"""
+
+
+def views(seconds: float) -> None:
+    made = [
+        subprocess.run([sys.executable, "-c", VIEW], capture_output=True, text=True, check=True)
+        for _ in range(5)
+    ]
+    found = [[float(word) for word in one.stdout.split()] for one in made]
+    line("view of torch.optim.AdamW, 1000 parameters, in a new process", "ms")
+    line(*["---"] * 2)
+    line("view(optimizer)", f"{median(one[0] for one in found) * 1e3:.1f}")
+    line("first print(view)", f"{median(one[1] for one in found) * 1e3:.1f}")
+    print()
+
+    def journalled(params: list[Any]) -> Callable[[], Any]:
+        optimizer = torch.optim.AdamW(params, fused=True)
+        pellucid.journal(optimizer)
+        return optimizer.step
+
+    contest = Contest([(16,)] * 10)
+    contest.add("without", torch_adamw(fused=True))
+    contest.add("with", journalled)
+    times = contest.run(seconds)
+    line("a journal on torch.optim.AdamW, 10 small tensors", "µs a step")
+    line(*["---"] * 2)
+    line("without", f"{times['without'] * 1e6:.1f}")
+    line("with", f"{times['with'] * 1e6:.1f}")
+    print()
+
+    contest = Contest(WORK[GPT2])
+    optimizers: list[Any] = []
+
+    def step(params: list[Any]) -> Callable[[], Any]:
+        optimizers.append(pellucid.torch.Optimizer(params, AdamW()))
+        return optimizers[0].step
+
+    def measured() -> None:
+        with view.measure():
+            optimizers[0].step()
+
+    contest.add("step", step)
+    view = pellucid.view(optimizers[0])
+    contest.steps["statistics"] = view.statistics
+    contest.steps["measured step"] = measured
+    times = contest.run(seconds)
+    line("statistics, GPT-2 small", "of an AdamW step")
+    line(*["---"] * 2)
+    line("view.statistics()", f"{times['statistics'] / times['step']:.2f}")
+    line("view.measure(), beside the step", f"{times['measured step'] / times['step'] - 1:.2f}")
+    print()
+
+
 FIRST = """
 import time, sys
 import torch, numba, numpy, pellucid, pellucid.torch
@@ -308,6 +370,7 @@ PARTS: dict[str, Callable[..., None]] = {
     "composed": composed,
     "own": own_rules,
     "structure": structure,
+    "views": views,
     "memory": lambda _: memory(),
     "start": lambda _: start(),
 }
