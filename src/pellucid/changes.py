@@ -73,7 +73,8 @@ class Journal(History):
     def to_dict(self) -> dict[str, Any]:
         """The whole journal as plain JSON data."""
         initial = [[step, group, dict(values)] for group, (step, values) in self.initial.items()]
-        return {"updates": self.updates, "initial": initial, "entries": self.to_list()}
+        found = {"updates": self.updates, "initial": initial, "entries": self.to_list()}
+        return {**found, "ended": dict(self.ended)} if self.ended else found
 
     @classmethod
     def from_list(cls, entries: Any) -> Journal:
@@ -88,6 +89,7 @@ class Journal(History):
                 made._first(step, group, values)
             made._reached = None if entries["updates"] is None else int(entries["updates"])
             made._least = made._reached or 0
+            made.ended = {str(g): int(step) for g, step in entries.get("ended", {}).items()}
             entries = entries["entries"]
         made._records = [revived(entry) for entry in entries]
         made._relink()
@@ -134,6 +136,7 @@ class Journal(History):
 
     def _take(self, other: Journal) -> None:
         self._records, self.initial = other._records, other.initial
+        self.ended = dict(other.ended)
         self._relink()
 
     def _continue(self, other: Journal, updates: int) -> None:
@@ -194,6 +197,9 @@ class Journal(History):
         ((what, given), *more) = event.items()
         if what == "begin":
             self._first(*given)
+            self.ended.pop(str(given[1]), None)
+        elif what == "end":
+            self.ended[str(given[1])] = int(given[0])
         elif what == "change":
             self._append(revived(given))
         elif what == "point":

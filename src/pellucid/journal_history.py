@@ -8,7 +8,7 @@ from dataclasses import replace
 from operator import index
 from typing import Any
 
-from pellucid.journal_records import Change, Key, Record, points_of, storable
+from pellucid.journal_records import ADJACENT, Change, Key, Record, points_of, storable
 from pellucid.journal_table import JournalTable
 
 __all__ = ["History"]
@@ -21,6 +21,7 @@ class History:
 
     def __init__(self, entries: Iterable[Change] = ()) -> None:
         self.initial: dict[str, tuple[int, dict[str, Any]]] = {}
+        self.ended: dict[str, int] = {}  # groups that are gone: the first step without them
         self.scheduled: set[Key] = set()
         self.live: Callable[[], int] | None = None
         self._records: list[Record] = []
@@ -61,6 +62,7 @@ class History:
         """
         plain = {name: storable(value) for name, value in values.items()}
         driven = schedules or {}
+        self.ended.pop(group, None)
         if group not in self.initial:
             self.initial[group] = step, plain
             self._write({"begin": [step, group, plain]})
@@ -73,6 +75,17 @@ class History:
         for name, value in plain.items():
             change = Change(step, group, name, None, value, source, schedule=driven.get(name))
             self.settle(change)
+
+    def end(self, step: int, group: str) -> None:
+        """A group is gone, or has another name, from this step on."""
+        self.ended[group] = step
+        self._write({"end": [step, group]})
+
+    @property
+    def reached(self) -> int:
+        """The last update that the entries tell of, or that is known to be completed."""
+        updates = self.updates
+        return max(self._highest(), updates or 0)
 
     def settle(self, change: Change) -> None:
         """Record how a hyperparameter stands, unless the entries say the same."""
@@ -103,6 +116,8 @@ class History:
             and latest.change.schedule is change.schedule is None
             and isinstance(change.new, (float, int))
             and not isinstance(change.new, bool)
+            # a program that writes a value at each step; single writes are entries of their own
+            and (change.source != ADJACENT or change.step == latest.points.steps[-1] + 1)
         ):
             self._extend(latest, change.step, change.new)
             return
@@ -217,7 +232,7 @@ class History:
         found: dict[Key, Any] = {
             (group, name): value
             for group, (first, values) in self.initial.items()
-            if first <= step
+            if first <= step and step < self.ended.get(group, step + 1)
             for name, value in values.items()
         }
         acting = {one.change.key: one for one in records if one.change.step <= step}
@@ -228,7 +243,11 @@ class History:
         for key, record in acting.items():
             if record.target is not None:
                 found[key] = found.get((key[0], record.target), record.change.new)
-        return {f"{group}/{name}": value for (group, name), value in found.items()}
+        return {
+            f"{group}/{name}": value
+            for (group, name), value in found.items()
+            if step < self.ended.get(group, step + 1)
+        }
 
     def last(self, group: str, name: str) -> Any:
         """The value that the last change of a hyperparameter gave it; None without one."""
@@ -279,6 +298,7 @@ class History:
         left.sort(key=lambda one: one.change.step)
         self._records = [*records, *left]
         self._reached = self._least = updates
+        self.ended = {group: step for group, step in self.ended.items() if step <= updates}
         self.initial = {g: (min(n, updates + 1), v) for g, (n, v) in self.initial.items()}
         self._relink()
 

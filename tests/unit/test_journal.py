@@ -686,6 +686,7 @@ def test_a_disk_that_fails_does_not_stop_training(tmp_path: Path) -> None:
     run.write(0.5)
     with pytest.warns(RuntimeWarning, match="without its file .*no space left"):
         run.step()
+    run.step()
     run.write(0.25)
     run.step()
     run.check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import weakref
@@ -423,10 +424,118 @@ def test_journal_of_a_rate_that_is_a_tensor() -> None:
     train(net, optimizer, 2)
     rate.fill_(0.2)
     train(net, optimizer)
+    train(net, optimizer)
     optimizer.param_groups[0]["lr"] = torch.tensor(0.3)
     train(net, optimizer)
-    assert [(one.step, one.source) for one in journal] == [(3, "direct write"), (4, "direct write")]
-    assert journal.at(4)["group 0/learning_rate"] == pytest.approx(0.3)
+    assert [(one.step, one.source) for one in journal] == [(3, "direct write"), (5, "direct write")]
+    assert journal.at(5)["group 0/learning_rate"] == pytest.approx(0.3)
+
+
+def test_a_rate_that_is_written_at_each_step_is_one_entry() -> None:
+    net = model()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
+    journal = pellucid.journal(optimizer)
+    for number in range(20):
+        optimizer.param_groups[0]["lr"] = 0.1 / (1 + number)
+        train(net, optimizer)
+    (one,) = journal
+    assert (one.step, one.until, one.source) == (2, 20, "direct write")
+    assert [journal.at(n + 1)["group 0/learning_rate"] for n in range(20)] == [
+        0.1 / (1 + number) for number in range(20)
+    ]
+    with pytest.raises(ValueError, match="no update 21"):
+        journal.at(21)
+
+
+def resumed(path: Path, kind: str, before: bool) -> Any:
+    """Ten steps with a change at the sixth, a checkpoint, and another process that goes on."""
+    net, first, view = made(kind, lr=0.1)
+    pellucid.journal(first, file=path)
+    train(net, first, 5)
+    view["lr"] = 0.05
+    train(net, first, 5)
+    saved = copy.deepcopy(first.state_dict())
+    other, second, _ = made(kind, lr=0.1)
+    if before:
+        journal = pellucid.journal(second, file=path)
+    second.load_state_dict(saved)
+    if not before:
+        journal = pellucid.journal(second, file=path)
+    train(other, second, 1)
+    return journal
+
+
+@pytest.mark.parametrize("kind", ["AdamW", "SGD", "RMSprop"])
+@pytest.mark.parametrize("before", [False, True])
+def test_a_file_is_continued(tmp_path: Path, kind: str, before: bool) -> None:
+    """Whether it is opened before the checkpoint is loaded, or after."""
+    journal = resumed(tmp_path / "run.jsonl", kind, before)
+    assert [(one.step, one.new, one.abandoned) for one in journal] == [(6, 0.05, False)]
+    assert journal.at(5)["group 0/learning_rate"] == 0.1
+    assert journal.at(7)["group 0/learning_rate"] == 0.05
+
+
+def test_a_load_of_a_class_without_a_count_keeps_the_history() -> None:
+    net, optimizer, view = made("SGD", lr=0.1, momentum=0.9)
+    journal = pellucid.journal(optimizer)
+    train(net, optimizer, 3)
+    view["lr"] = 0.05
+    train(net, optimizer, 2)
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    view["lr"] = 0.01
+    train(net, optimizer)
+    assert [(one.step, one.abandoned) for one in journal] == [(4, False), (6, False)]
+    assert [journal.at(n)["group 0/learning_rate"] for n in (3, 4, 6)] == [0.1, 0.05, 0.01]
+
+
+def test_steps_that_a_scaler_skips_are_not_counted() -> None:
+    net = model()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, fused=True)
+    pellucid.journal(optimizer)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for number in range(5):
+        optimizer.zero_grad()
+        scaler.scale((net(torch.randn(5, 4)) ** 2).sum()).backward()
+        if number in (1, 3):
+            net[0].weight.grad.fill_(torch.inf)
+        scaler.step(optimizer)
+        scaler.update()
+    assert pellucid.view(optimizer).to_dict()["updates"] == 3
+    assert optimizer.state[net[0].weight]["step"] == 3
+
+
+def test_values_inside_lists_and_renamed_groups() -> None:
+    net, optimizer, _ = made("AdamW")
+    optimizer.param_groups[0]["betas"] = [0.9, 0.99]
+    journal = pellucid.journal(optimizer)
+    train(net, optimizer)
+    optimizer.param_groups[0]["betas"][0] = 0.5
+    train(net, optimizer)
+    assert journal.at(2)["group 0/beta1"] == 0.5
+    optimizer.param_groups[0]["name"] = "all"
+    train(net, optimizer)
+    assert "all/beta1" in journal.at(3)
+    assert "group 0/beta1" not in journal.at(3)
+    assert "group 0/beta1" in journal.at(2)
+    groups = [{"params": [p], "name": n} for p, n in zip(net.parameters(), ["x", "x (2)", "x", ""],
+                                                         strict=True)]  # fmt: skip
+    assert len(set(pellucid.view(torch.optim.SGD(groups)).groups)) == 4
+
+
+def test_closures_give_no_false_alarm() -> None:
+    net = model()
+    optimizer = torch.optim.LBFGS(net.parameters())
+    pellucid.journal(optimizer)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (net(torch.ones(5, 4)) ** 2).sum()
+        loss.backward()
+        return loss
+
+    optimizer.zero_grad()
+    optimizer.step(closure)
+    assert kinds(optimizer, net) == set()
 
 
 def test_the_journal_keeps_nothing_alive() -> None:

@@ -8,14 +8,16 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pellucid.access.writing import is_scheduled
 from pellucid.changes import Change, Journal
 from pellucid.controls import SCHEDULED
 from pellucid.declare import is_scalar_array
+from pellucid.ops import is_number
 
-__all__ = ["Attached", "attach", "attached_to", "detach"]
+__all__ = ["Attached", "attach", "attached_to", "detach", "told_count"]
 
 _every: weakref.WeakKeyDictionary[Any, Attached] = weakref.WeakKeyDictionary()
 HOOKS = (
@@ -48,7 +50,8 @@ def attach(
         found = Attached(optimizer, file)
         _every[optimizer] = found
     elif file is not None:
-        found.journal.to_file(file)
+        found.file = file
+        found.open_file()
     found.scheduled = found.scheduled or scheduled
     return found
 
@@ -64,11 +67,16 @@ class Attached:
     """The journal of one optimizer, and what its groups held when last looked at."""
 
     def __init__(self, optimizer: Any, file: str | os.PathLike[str] | None = None) -> None:
-        from pellucid.access.foreign import counted
-
-        self.updates = counted(optimizer)
+        if file is not None and os.path.exists(file):
+            Journal.from_file(file)  # before anything is changed: it may be someone else's
+        told = told_count(optimizer)
+        self.told = told is not None  # else a load tells no count either
+        self._updates = told or 0
+        self._skips: list[Any] = []  # of a gradient scaler: whether it made torch skip a step
+        self.file = file  # opened when training goes on: a checkpoint may be loaded before
         self.scheduled = False  # a scheduler of torch drives the rates, which leaves no mark
-        self.journal = Journal() if file is None else Journal.open(file, self.updates)
+        self.journal = Journal()
+        self.journal.live = self._now
         self.idle = 0  # the last steps that found no gradient
         self.where = 0, 0  # a parameter that had a gradient: its group and its place there
         self.begun = self.found = False  # a step, and whether it found one
@@ -86,41 +94,97 @@ class Attached:
                     "to the optimizer inside, or call super().__init__ in its constructor"
                 )
             self.handles.append(method(_hook(self, own)))
-        self.held: list[tuple[str, dict[str, Any]]] = []
+        self.held: list[_Held] = []
         self.take(optimizer)
-        for label, values in self.held:
-            self.journal.begin(self.updates + 1, label, dict(values))
+
+    # -- counting --------------------------------------------------------------------------
+
+    @property
+    def updates(self) -> int:
+        """Completed updates; a scaler's answers are waited for when someone asks."""
+        for skip in self._skips:
+            self._updates -= bool(skip)
+        self._skips.clear()
+        return self._updates
+
+    def _now(self) -> int:
+        return self.updates
 
     # -- looking ---------------------------------------------------------------------------
 
+    def open_file(self) -> None:
+        """Training goes on from here: the file's later entries are abandoned."""
+        file, self.file = self.file, None
+        if file is None:
+            return
+        if not self.told and os.path.exists(file):
+            self._updates = max(self.updates, Journal.from_file(file).reached)
+        self.journal.to_file(file)
+
     def take(self, optimizer: Any) -> None:
         """Remember what the groups hold."""
-        known = {label for label, _ in self.held}
-        self.raw = [*map(_values, optimizer.param_groups)]
-        self.held = _plain(optimizer)
-        for label, values in self.held if known else ():
-            if label not in known:
-                self.journal.begin(self.updates + 1, label, dict(values))
+        before = [held.label for held in self.held]
+        self.held = _all_held(optimizer)
+        now = [held.label for held in self.held]
+        for label in before:
+            if label not in now:
+                self.journal.end(self.updates + 1, label)
+        for held in self.held:
+            if held.label not in before:
+                self.journal.begin(self.updates + 1, held.label, dict(held.values))
 
     def look(self, optimizer: Any, source: str = "") -> None:
         """Record what was changed since the last look."""
-        if not source and self._unchanged(optimizer):
+        groups = optimizer.param_groups
+        raw = [*map(_raw, groups)]
+        if not source and raw == [held.raw for held in self.held]:
             return
-        before = dict(self.held)
-        self.take(optimizer)
-        for number, (label, values) in enumerate(self.held):
-            old = before.get(label, values)
-            group = optimizer.param_groups[number]
-            for full, value in values.items():
-                if full in old and not _same(old[full], value):
-                    why = source or self._source(optimizer, group, full)
-                    change = Change(self.updates + 1, label, full, old[full], value, why)
-                    self.journal.record(change)
+        if [one[0] for one in raw] != [held.raw[0] for held in self.held]:
+            self._look_anew(optimizer, source)
+            return
+        for group, now, held in zip(groups, raw, self.held, strict=True):
+            for key, old, new in zip(now[0], held.raw[1], now[1], strict=True):
+                if source or old != new:
+                    self._compare(optimizer, group, held, key, source)
+            held.raw = now
 
-    def _unchanged(self, optimizer: Any) -> bool:
-        """Whether the groups hold what they held: of a tensor its version tells, not its value,
-        for which a GPU would have to be waited for."""
-        return [*map(_values, optimizer.param_groups)] == self.raw
+    def _compare(
+        self, optimizer: Any, group: Mapping[str, Any], held: _Held, key: str, source: str
+    ) -> None:
+        """Record what differs in one key of a group."""
+        places = held.places.get(key, ())
+        value = group[key]
+        if any(position is not None for _, position in places) and (
+            not isinstance(value, (tuple, list)) or len(value) != len(places)
+        ):
+            self._look_anew(optimizer, source)
+            return
+        for full, position in places:
+            new = _value(value if position is None else value[position])
+            self._note(optimizer, group, held.label, full, held.values.get(full), new, source)
+            held.values[full] = new
+
+    def _look_anew(self, optimizer: Any, source: str) -> None:
+        """Other groups or other keys: all of them are read."""
+        before = self.held
+        self.take(optimizer)
+        if len(before) != len(self.held):
+            known = {held.label: held for held in before}
+            before = [known.get(held.label, held) for held in self.held]
+        for group, old, held in zip(optimizer.param_groups, before, self.held, strict=True):
+            for full, value in held.values.items():
+                if full in old.values:
+                    if held.label != old.label:  # it has another name: its history begins there
+                        continue
+                    self._note(optimizer, group, held.label, full, old.values[full], value, source)
+
+    def _note(
+        self, optimizer: Any, group: Any, label: str, full: str, old: Any, new: Any, source: str
+    ) -> None:
+        if _same(old, new):
+            return
+        why = source or self._source(optimizer, group, full)
+        self.journal.record(Change(self.updates + 1, label, full, old, new, why))
 
     def _source(self, optimizer: Any, group: Mapping[str, Any], full: str) -> str:
         scheduled = self.scheduled or is_scheduled(optimizer, group, "initial_lr")
@@ -134,6 +198,8 @@ class Attached:
     # -- hooks -----------------------------------------------------------------------------
 
     def _before_step(self, optimizer: Any) -> None:
+        if self.file is not None:
+            self.open_file()
         self.look(optimizer)
         self.found = self._finds_gradient(optimizer.param_groups)
         self.begun = True
@@ -153,22 +219,40 @@ class Attached:
         return False
 
     def _after_step(self, optimizer: Any) -> None:
-        if self.begun:  # once, where a class's step calls its base's, which has hooks too
-            self.updates += 1
-            self.idle = 0 if self.found else self.idle + 1
+        if not self.begun:  # once, where a class's step calls its base's, which has hooks too
+            return
         self.begun = False
+        self._updates += 1
+        skipped = getattr(optimizer, "found_inf", None)  # a scaler's, during a fused step
+        if skipped is not None:
+            self._skips.append(skipped)
+            if len(self._skips) > 256:
+                self.updates  # noqa: B018
+        # a closure computes gradients after the step has begun
+        found = self.found or self._finds_gradient(optimizer.param_groups)
+        self.idle = 0 if found else self.idle + 1
 
     def _before_load(self, optimizer: Any) -> None:
         self.look(optimizer)
 
     def _after_load(self, optimizer: Any) -> None:
-        from pellucid.access.foreign import counted
-
-        loaded = counted(optimizer)
-        if loaded < self.updates:
-            self.journal.abandon(loaded)
-        self.updates = loaded
+        loaded = told_count(optimizer)
+        if loaded is not None:
+            self.told = True
+            if loaded < self.updates:
+                self.journal.abandon(loaded)
+            self._updates = loaded
         self.look(optimizer, "load")
+
+
+@dataclass
+class _Held:
+    """What a group held."""
+
+    label: str
+    values: dict[str, Any]  # by full name, as plain data
+    places: dict[str, list[tuple[str, int | None]]]  # full names and positions, by key
+    raw: tuple[list[Any], list[Any]]
 
 
 def _hook(found: Attached, name: str) -> Any:
@@ -181,27 +265,38 @@ def _hook(found: Attached, name: str) -> Any:
     return hook
 
 
-def _values(group: Mapping[str, Any]) -> list[Any]:
-    """Keys and values of a group, but its parameters; of tensors who and in what version."""
-    return [
-        *group,
-        *[
-            (id(value), getattr(value, "_version", None)) if hasattr(value, "dtype") else value
-            for key, value in group.items()
-            if key != "params"
-        ],
-    ]
+def _raw(group: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
+    """Keys and values of a group, but its parameters, as they are compared at each step."""
+    keys = [key for key in group if key != "params"]
+    return keys, [_comparable(group[key]) for key in keys]
 
 
-def _plain(optimizer: Any) -> list[tuple[str, dict[str, Any]]]:
-    """Each group's label and values, canonical names first, as plain data."""
+def _comparable(value: Any) -> Any:
+    """What tells that a value is another: of a tensor its version, not its value, for which a
+    GPU would have to be waited for; of what can change inside, what is inside."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [*map(_comparable, value)]
+    if hasattr(value, "_version"):
+        return id(value), value._version
+    if hasattr(value, "tobytes"):
+        return value.tobytes()
+    return repr(value) if isinstance(value, (dict, set)) else (id(value),)
+
+
+def _all_held(optimizer: Any) -> list[_Held]:
     from pellucid.access.foreign import GroupsSource
 
-    source = GroupsSource(optimizer)
-    return [
-        (group.name, {full: _value(group.value(full)) for full in group.names.places})
-        for group in source.groups()
-    ]
+    found = []
+    for group in GroupsSource(optimizer).bare_groups():
+        names = group.names
+        places: dict[str, list[tuple[str, int | None]]] = {}
+        for full, place in names.places.items():
+            places.setdefault(place.key, []).append((full, place.position))
+        values = {full: _value(group.value(full)) for full in names.places}
+        found.append(_Held(group.name, values, places, _raw(group.store)))
+    return found
 
 
 def _value(value: Any) -> Any:
@@ -212,3 +307,22 @@ def _value(value: Any) -> Any:
 
 def _same(one: Any, other: Any) -> bool:
     return bool(one == other) or (one != one and other != other)
+
+
+def told_count(optimizer: Any) -> int | None:
+    """The number of updates that state or groups tell; None where none is told.
+
+    Counters of groups may begin at 1, and a ``k`` may be a hyperparameter: ``defaults`` tell.
+    """
+    found: list[int] = []
+    for held in getattr(optimizer, "state", {}).values():
+        step: Any = held.get("step") if isinstance(held, Mapping) else None
+        if step is not None and (is_number(step) or is_scalar_array(step)):
+            found.append(int(step))
+    for group in optimizer.param_groups:
+        for key in ("step", "k"):
+            if is_number(group.get(key)):
+                begun: Any = getattr(optimizer, "defaults", {}).get(key)
+                if key == "step" or begun is not None:
+                    found.append(int(group[key]) - (int(begun) if is_number(begun) else 0))
+    return max(found, default=None)

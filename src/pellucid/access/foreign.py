@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
-from pellucid.access.attached import Attached, attach, attached_to
+from pellucid.access.attached import Attached, attach, attached_to, told_count
 from pellucid.access.containers import DEPTH, Leaf, inner, leaves_of, put_into, refuse
 from pellucid.access.rates import Put, check_scheduler, kept_rates, new_rates
 from pellucid.access.sources import Assignment, Cell, Group, Owner
@@ -161,7 +161,7 @@ class GroupsSource:
     @property
     def updates(self) -> int:
         known = attached_to(self.optimizer)
-        return known.updates if known is not None else counted(self.optimizer)
+        return known.updates if known is not None else told_count(self.optimizer) or 0
 
     @property
     def journal(self) -> Journal:
@@ -186,11 +186,11 @@ class GroupsSource:
     # -- names -----------------------------------------------------------------------------
 
     @cached_property
-    def canonical(self) -> dict[str, str]:
+    def canonical(self) -> Mapping[str, str]:
         """Canonical names by native ones, as far as they are known for this class."""
         from pellucid.torch.names import canonical_of
 
-        return canonical_of(_classes(self.optimizer))
+        return canonical_of(tuple(_classes(self.optimizer)))
 
     @property
     def slot_names(self) -> dict[str, str]:
@@ -208,6 +208,12 @@ class GroupsSource:
         for owner in self.owners():
             members[owner.group].append(owner.label)
         return [GroupOfDict(self, n, named[n], members[n]) for n in range(len(every))]
+
+    def bare_groups(self) -> list[GroupOfDict]:
+        """The groups without their parameters' names."""
+        every = self.optimizer.param_groups
+        named = labels([group.get("name") for group in every])
+        return [GroupOfDict(self, n, named[n], []) for n in range(len(every))]
 
     def owners(self) -> list[Owner]:
         found: list[Owner] = []
@@ -435,24 +441,6 @@ ZEROED = frozenset(
      "grad_avg", "acc_delta", "prev"]
 )  # fmt: skip
 """Slots that begin at zero in every class of torch that has them."""
-
-
-def counted(optimizer: Any) -> int:
-    """The number of updates that state or groups tell; 0 where none is told.
-
-    Counters of groups may begin at 1, and a ``k`` may be a hyperparameter: ``defaults`` tell.
-    """
-    most = 0
-    for held in getattr(optimizer, "state", {}).values():
-        step: Any = held.get("step") if isinstance(held, Mapping) else None
-        if is_number(step) or is_scalar_array(step):
-            most = max(most, int(step))
-    for group in optimizer.param_groups:
-        for key in ("step", "k"):
-            if is_number(group.get(key)):
-                begun: Any = getattr(optimizer, "defaults", {}).get(key)
-                most = max(most, int(group[key]) - (int(begun) if is_number(begun) else 0))
-    return most
 
 
 def _shown(value: Any) -> Any:

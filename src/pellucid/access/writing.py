@@ -34,8 +34,10 @@ def labels(given: Sequence[Any]) -> list[str]:
     """A different name for each group: its own if it has one, else ``group 0``, ``group 1``."""
     found: list[str] = []
     for number, name in enumerate(given):
-        label = name if isinstance(name, str) and name else f"group {number}"
-        found.append(label if label not in found else f"{label} ({number})")
+        label = begun = name if isinstance(name, str) and name else f"group {number}"
+        while label in found:
+            label, number = f"{begun} ({number})", number + 1
+        found.append(label)
     return found
 
 

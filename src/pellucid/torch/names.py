@@ -6,6 +6,9 @@ A native name with an index is a component of a tuple: ``betas[0]``.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from functools import cache
+from types import MappingProxyType
 
 from pellucid.compose import Pipeline
 from pellucid.controls import Names, Place
@@ -76,9 +79,10 @@ def names_of(pipeline: Pipeline) -> Names:
     return Names(places, slots, ("capturable", "differentiable"))
 
 
-def canonical_of(classes: list[str]) -> dict[str, str]:
+@cache
+def canonical_of(classes: tuple[str, ...]) -> Mapping[str, str]:
     """Canonical names by torch's, for an optimizer's class and its bases."""
     table = {native: canonical for rule, canonical, native in ROWS if rule == ANY}
     for name in reversed(classes):
         table |= {native: canonical for rule, canonical, native in ROWS if rule == name}
-    return table
+    return MappingProxyType(table)
