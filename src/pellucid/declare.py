@@ -127,10 +127,13 @@ class Hyper(Declaration):
 
     def check(self, value: float, where: str) -> float:
         """The value as a float, or a `HyperparameterError` that begins with ``where``."""
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number beyond float64
+            number = math.inf
         if self.fits(number):
             return number
-        raise HyperparameterError(f"{where} is {value!r}; allowed is {self.allowed()}")
+        raise HyperparameterError(f"{where} is {value!r:.60}; allowed is {self.allowed()}")
 
     def fits(self, number: float) -> bool:
         """Whether a number is finite and within the bounds."""

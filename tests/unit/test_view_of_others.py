@@ -654,3 +654,137 @@ def test_steps_without_gradients_and_a_load(ours: bool) -> None:
     (one,) = view.warnings()
     assert one.kind == "load"
     assert "0.2" in str(one)
+
+
+# -- what the next step would not use ----------------------------------------------------------
+
+
+def test_a_tensor_of_its_own() -> None:
+    net = model()
+    shared = torch.tensor(0.1)
+    groups = [{"params": net[0].parameters()}, {"params": net[2].parameters()}]
+    optimizer = torch.optim.SGD(groups, lr=shared, foreach=False)
+    view = pellucid.view(optimizer, model=net)
+    view["group 0/lr"] = torch.tensor(0.5)
+    assert view["lr"] == {
+        "group 0/learning_rate": 0.5, "group 1/learning_rate": pytest.approx(0.1)
+    }  # fmt: skip
+
+
+def test_asgd_uses_a_rate_at_once() -> None:
+    net, optimizer, view = made("ASGD")
+    train(net, optimizer, 3)
+    view["lr"] = 0.0
+    before = flat(net)
+    train(net, optimizer)
+    assert torch.equal(flat(net), before)
+
+
+NO_EFFECT: list[tuple[str, str, Any, str]] = [
+    ("Rprop", "lr", 0.5, "first update only"),
+    ("Adagrad", "initial_accumulator_value", 5.0, "constructed only"),
+    ("SGD", "nesterov", True, "momentum above 0"),
+    ("AdamW", "capturable", True, "next step would fail"),
+]
+
+
+@pytest.mark.parametrize(("kind", "path", "value", "says"), NO_EFFECT)
+def test_what_would_do_nothing_is_refused(kind: str, path: str, value: Any, says: str) -> None:
+    net, optimizer, view = made(kind)
+    train(net, optimizer)
+    before = repr(optimizer.param_groups)
+    with pytest.raises(ValueError, match=says):
+        view[path] = value
+    assert repr(optimizer.param_groups) == before
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_override_over_a_load_and_a_split(ours: bool) -> None:
+    net = model()
+    optimizer: Any = (pellucid.torch if ours else torch.optim).AdamW(net.named_parameters(), lr=0.1)
+    view = pellucid.view(optimizer)
+    train(net, optimizer)
+    with view.override("lr", 0.0):
+        optimizer.load_state_dict(optimizer.state_dict())
+    assert view["lr"] == 0.1
+    with view.override("lr", 0.2):
+        view.split("0.weight")
+    assert view["lr"] == 0.1
+    with pytest.raises(TypeError, match="reason"), view.override("lr", 0.5, reason=0):  # type: ignore[arg-type]
+        pass
+    assert view["lr"] == 0.1
+
+
+class Sub(torch.optim.AdamW):
+    """A class of a user's."""
+
+
+OUT_OF_BOUNDS: list[tuple[Any, str, Any]] = [
+    (Sub, "lr", -5.0), (Sub, "beta1", 5.0), (torch.optim.SparseAdam, "betas", (0.5, 2.5)),
+    (torch.optim.Muon, "momentum", -1.0), (torch.optim.LBFGS, "lr", -1.0),
+    (torch.optim.LBFGS, "max_iter", -3), (torch.optim.LBFGS, "history_size", 2.5),
+    (torch.optim.LBFGS, "line_search_fn", 3), (torch.optim.Adafactor, "d", -1.0),
+    (torch.optim.AdamW, "foreach", 3), (torch.optim.AdamW, "fused", "no"),
+    (torch.optim.AdamW, "lr", 10**400),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "path", "value"), OUT_OF_BOUNDS)
+def test_bounds_of_classes_without_a_catalogue_entry(kind: Any, path: str, value: Any) -> None:
+    optimizer = kind([torch.nn.Parameter(torch.ones(2, 2))])
+    before = repr(optimizer.param_groups)
+    with pytest.raises(HyperparameterError, match="allowed is"):
+        pellucid.view(optimizer)[path] = value
+    assert repr(optimizer.param_groups) == before
+
+
+def test_what_is_none_can_be_so_again() -> None:
+    optimizer = torch.optim.LBFGS([torch.nn.Parameter(torch.ones(2))])
+    view = pellucid.view(optimizer)
+    for value in ("strong_wolfe", None):
+        view["line_search_fn"] = value
+        assert optimizer.param_groups[0]["line_search_fn"] == value
+    view["history_size"] = 50.0
+    assert type(optimizer.param_groups[0]["history_size"]) is int
+    with pytest.raises(ValueError, match="cannot be split"):
+        pellucid.view(torch.optim.LBFGS(list(model().parameters()))).split("param_0")
+
+
+def test_a_rate_that_is_a_whole_number_and_an_array() -> None:
+    class Stranger(torch.optim.Optimizer):
+        def __init__(self, params: Any, lr: Any = 2) -> None:
+            super().__init__(params, {"lr": lr, "big": torch.ones(3)})
+
+    view = pellucid.view(Stranger(model().parameters()))
+    assert not view.warnings()  # its author's own default
+    view["lr"] = 0.25
+    assert view["lr"] == 0.25
+    with pytest.raises(HyperparameterError, match="of shape"):
+        view["big"] = torch.ones(2)
+    assert not view.warnings()
+
+
+def test_an_assignment_of_the_same_value_is_no_change() -> None:
+    _, _, view = made("AdamW", lr=0.1)
+    view["lr"] = 0.1
+    assert len(view.journal) == 0
+
+
+def test_a_scheduled_resume_is_as_it_is_meant() -> None:
+    net, optimizer, _ = made("AdamW", lr=0.1)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
+    pellucid.journal(optimizer)
+    for _ in range(4):
+        train(net, optimizer)
+        scheduler.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    other, second, _ = made("AdamW", lr=0.1)
+    torch.optim.lr_scheduler.CosineAnnealingLR(second, 10)
+    pellucid.journal(second)
+    second.load_state_dict(saved)
+    assert kinds(second, other) == set()
+
+
+def test_a_schedule_that_no_checkpoint_holds() -> None:
+    optimizer = pellucid.torch.AdamW(model(), lr=lambda step: 0.1)
+    assert kinds(optimizer) == {"unsaved"}

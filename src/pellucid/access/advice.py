@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pellucid.access.sources import Group, Owner, Source
+from pellucid.declare import Ref, plain_value
 from pellucid.ops import is_number
 
 __all__ = ["Advice", "advice"]
@@ -42,8 +44,9 @@ class Advice:
     """Something that looks wrong.
 
     ``kind`` is one word for programs: ``unknown`` (a parameter of the model in no group),
-    ``twice``, ``frozen``, ``untouched``, ``range``, ``still`` (training changes nothing) or
-    ``load`` (a load overwrote what the script had set).
+    ``twice``, ``frozen``, ``untouched``, ``range``, ``still`` (training changes nothing),
+    ``load`` (a load overwrote what the script had set) or ``unsaved`` (a schedule that no
+    checkpoint can hold).
     """
 
     kind: str
@@ -62,7 +65,8 @@ def advice(source: Source) -> list[Advice]:
         *_model(source, owners),
         *_twice(source, owners),
         *_state(source, owners),
-        *_ranges(groups),
+        *_ranges(source, groups),
+        *_unsaved(source, groups),
         *_loads(source),
     ]
 
@@ -147,10 +151,12 @@ def _still(source: Any, groups: Sequence[Group], owners: Sequence[Owner]) -> Ite
 
 
 def _driven(group: Group, full: str) -> bool:
+    if full not in group.names.places:
+        return False
     return group.driver(full) is not None or bool(group.scheduler(full))
 
 
-def _ranges(groups: Sequence[Group]) -> Iterator[Advice]:
+def _ranges(source: Any, groups: Sequence[Group]) -> Iterator[Advice]:
     for group in groups:
         for full in group.names.places:
             name = full.rpartition(".")[2]
@@ -163,9 +169,42 @@ def _ranges(groups: Sequence[Group]) -> Iterator[Advice]:
             ):  # fmt: skip
                 continue
             low, high = usual
-            if not low <= value <= high:
+            if not low <= value <= high and value != _default(source, group, full):
                 yield Advice("range", f"{group.name}/{full}", f"is {value:g}; usual for "
                              f"{group.rule} is {low:g} to {high:g}")  # fmt: skip
+
+
+def _default(source: Any, group: Group, full: str) -> Any:
+    """What the class itself begins with, where its constructor says so: its author's choice."""
+    place = group.names.places[full]
+    for inner in getattr(source, "sources", (source,)):
+        try:
+            parameters = inspect.signature(type(inner.optimizer)).parameters
+        except (TypeError, ValueError):
+            continue
+        default = parameters[place.key].default if place.key in parameters else None
+        if place.position is not None and isinstance(default, (tuple, list)):
+            default = default[place.position] if place.position < len(default) else None
+        if is_number(default) and type(inner.optimizer).__name__ == group.rule:
+            return default
+    return None
+
+
+def _unsaved(source: Any, groups: Sequence[Group]) -> Iterator[Advice]:
+    """Schedules of ours that no checkpoint can hold."""
+    for group in groups:
+        for full in group.names.places:
+            driver = group.driver(full)
+            if driver is None or isinstance(driver, Ref) or not hasattr(
+                source.optimizer, "controls"
+            ):
+                continue
+            try:
+                plain_value(driver, full)
+            except ValueError:
+                yield Advice("unsaved", f"{group.name}/{full}", f"follows {driver!r}, which no "
+                             "checkpoint can hold: saving will raise; use a schedule of "
+                             "pellucid.schedules, or a dataclass of your own")  # fmt: skip
 
 
 def _loads(source: Any) -> Iterator[Advice]:
@@ -173,7 +212,15 @@ def _loads(source: Any) -> Iterator[Advice]:
     if controls is not None:
         changes = [change for one in controls for change in one.overwritten]
     else:
-        changes = [one for one in source.recorded or () if one.source == "load"]
+        scheduled = {
+            group.name for group in source.groups() if _driven(group, "learning_rate")
+        }  # whose rates a resume brings back, as is meant
+        changes = [
+            one
+            for one in source.recorded or ()
+            if one.source == "load"
+            and not (one.name == "learning_rate" and one.group in scheduled)
+        ]
     for change in changes:
         if not change.abandoned:
             yield Advice("load", f"{change.group}/{change.name}", f"was {_text(change.old)} when "

@@ -5,11 +5,11 @@ What is known of such a class is what its groups and its state hold. Nothing her
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
+from pellucid.access.allowed import allowed_value, check_effect, follow_in_state
 from pellucid.access.attached import Attached, attach, attached_to, told_count
 from pellucid.access.containers import DEPTH, Leaf, inner, leaves_of, put_into, refuse
 from pellucid.access.rates import Put, check_scheduler, kept_rates, new_rates
@@ -18,8 +18,7 @@ from pellucid.access.splitting import split_store
 from pellucid.access.writing import check_sharing, is_scheduled, labels, model_names
 from pellucid.changes import Change, Journal
 from pellucid.controls import FOREIGN, SCHEDULED, Names, Place
-from pellucid.declare import HyperparameterError, Ref, is_scalar_array
-from pellucid.ops import is_number
+from pellucid.declare import Ref, is_scalar_array
 
 __all__ = ["GroupsSource", "has_groups"]
 
@@ -119,7 +118,7 @@ class GroupOfDict:
     def write(self, full: str, value: Any) -> None:
         """Put a checked value where the class reads it."""
         place, raw = self.names.places[full], self.raw(full)
-        if hasattr(raw, "fill_") and is_scalar_array(raw):
+        if hasattr(raw, "fill_") and is_scalar_array(raw) and not hasattr(value, "dtype"):
             raw.fill_(float(value))  # the tensor stays the one that its owner holds
         elif place.position is None:
             self.store[place.key] = value
@@ -313,10 +312,15 @@ class GroupsSource:
         """Raise unless all may be written; what is to be written beside them."""
         check_sharing(assignments, self.groups())
         puts: list[Put] = []
+        together: dict[int, dict[str, Any]] = {}
         for one in assignments:
             group: Any = one.group
-            self._checked(group, one.full, one.value)
+            value = self._checked(group, one.full, one.value)
+            together.setdefault(group.index, {})[one.full] = value
             puts += new_rates(self.scheduler, group, group.index, one.full, one.value)
+        for group in self.groups():
+            if group.index in together:
+                check_effect(self.optimizer, group, together[group.index])
         return puts
 
     def set(self, assignments: Sequence[Assignment], reason: str, source: str = SOURCE) -> None:
@@ -331,7 +335,10 @@ class GroupsSource:
             old = group.value(one.full)
             self._begin_slots(group, one.full, value)
             group.write(one.full, value)
+            follow_in_state(self.optimizer, group.store)
             new = group.value(one.full)
+            if _shown(old) == _shown(new):
+                continue
             attached.journal.record(
                 Change(attached.updates + 1, group.label, one.full, _shown(old), _shown(new),
                        source, reason)
@@ -339,18 +346,6 @@ class GroupsSource:
         for put in puts:
             put()
         attached.take(self.optimizer)
-
-    def _declared(self, full: str) -> Any:
-        """The catalogue's declaration of a hyperparameter or option of torch's own classes."""
-        if not type(self.optimizer).__module__.startswith("torch.optim."):
-            return None
-        from pellucid.rules import CATALOGUE
-
-        rule = CATALOGUE.get(self.name)
-        if rule is None:
-            return None
-        declared = rule.declared
-        return declared.hypers.get(full) or declared.options.get(full)
 
     def _checked(self, group: GroupOfDict, full: str, value: Any) -> Any:
         raw, where = group.raw(full), group.where(full)
@@ -360,29 +355,10 @@ class GroupsSource:
                 "scheduler of torch, or a pellucid.torch.Optimizer, where any hyperparameter has "
                 "schedules"
             )
-        number = is_number(value) or (is_scalar_array(value) and not isinstance(value, bool))
-        if number and not math.isfinite(float(value)):
-            raise HyperparameterError(f"{where} is {value!r}; allowed is a finite number")
-        declared = self._declared(full)
-        if isinstance(raw, bool) or (raw is None and isinstance(value, bool)):
-            fits = isinstance(value, bool) or (value is None and full in ("foreach", "fused"))
-            allowed = "True or False"
-        elif raw is None:
-            fits, allowed = value is None or number or isinstance(value, str), "a number, or None"
-        elif is_number(raw) or is_scalar_array(raw):
-            fits, allowed = number, "a number"
-        elif isinstance(raw, str):
-            fits, allowed = isinstance(value, str), "text"
-        else:
-            fits, allowed = isinstance(value, type(raw)), f"a {type(raw).__name__}"
-        if not fits:
-            raise HyperparameterError(f"{where} is {value!r}; allowed is {allowed}")
-        if number and declared is not None and hasattr(declared, "fits"):
-            declared.check(float(value), where)
-        counts = isinstance(raw, int) and abs(raw) > 1 and not isinstance(raw, bool)
-        if number and counts and declared is None and float(value) != int(value):
-            raise HyperparameterError(f"{where} is {value!r}; allowed is a whole number")
-        return float(value) if is_scalar_array(value) else value
+        checked = allowed_value(self.optimizer, group.names.places[full], full, raw, value, where)
+        if hasattr(value, "dtype") and hasattr(raw, "fill_"):
+            return value  # a tensor of its own
+        return checked
 
     def _begin_slots(self, group: GroupOfDict, full: str, value: Any) -> None:
         """Make what torch's own class will look for in states that it has made without it."""
@@ -398,23 +374,29 @@ class GroupsSource:
                 held[native] = like.detach().clone().fill_(number)
 
     def keep(self, targets: Sequence[tuple[Group, str]]) -> Callable[[str], None]:
-        held: list[tuple[Any, str, Any]] = []
+        held: list[tuple[set[int], str, Any]] = []
         rates: list[Put] = []
         for group, full in targets:
             one: Any = group
-            held.append((one, full, one.value(full)))
+            members = {id(param) for param in one.store["params"]}
+            held.append((members, full, one.value(full)))
             rates += kept_rates(self.scheduler, one, one.index, full)
 
         def put_back(reason: str) -> None:
             attached = self.attached
             attached.look(self.optimizer)
-            for one, full, value in held:
-                old = one.value(full)
-                one.write(full, value)
-                attached.journal.record(
-                    Change(attached.updates + 1, one.label, full, _shown(old), _shown(value),
-                           SOURCE, reason)
-                )  # fmt: skip
+            for members, full, value in held:
+                for one in self.bare_groups():  # a load or a split may have made others of them
+                    mine = any(id(param) in members for param in one.store["params"])
+                    if not mine or full not in one.names.places or one.value(full) == value:
+                        continue
+                    old = one.value(full)
+                    one.write(full, value)
+                    follow_in_state(self.optimizer, one.store)
+                    attached.journal.record(
+                        Change(attached.updates + 1, one.label, full, _shown(old), _shown(value),
+                               SOURCE, reason)
+                    )  # fmt: skip
             for put in rates:
                 put()
             attached.take(self.optimizer)
@@ -423,6 +405,8 @@ class GroupsSource:
 
     def split(self, group: Group, members: Sequence[str], label: str) -> None:
         """Move some parameters of a group into one of their own; see `View.split`."""
+        if "LBFGS" in self.name:
+            raise ValueError(f"{self.name} takes one group: it cannot be split")
         chosen = [
             owner.parameter
             for owner in self.owners()

@@ -297,19 +297,26 @@ class HostSource:
             controls = self._controls(group)
             raw = controls.raw(full)
             driver = group.driver(full)
-            held.append((controls, full, raw if driver is None else driver, _number(raw)))
+            members = {id(e.param) for e in self.optimizer.entries if e.group == group.index}
+            value = raw if driver is None else driver
+            held.append((members, full, value, _number(raw)))
             rates += kept_rates(self.scheduler, controls, group.index, full)
 
         def put_back(reason: str) -> None:
-            for controls, full, value, number in held:
+            for members, full, value, number in held:
                 if hasattr(value, "fill_"):  # the tensor that its owner holds, with its number
                     value.fill_(number)
-                controls.set(full, value, self.updates + 1, SOURCE, reason)
+                # a split may have made several groups of one
+                for index in dict.fromkeys(
+                    entry.group for entry in self.optimizer.entries if id(entry.param) in members
+                ):
+                    controls = self.optimizer.controls[index]
+                    if full in controls.names.places:
+                        controls.set(full, value, self.updates + 1, SOURCE, reason)
             for put in rates:
                 put()
 
         return put_back
-
 
     def split(self, group: Group, members: Sequence[str], label: str) -> None:
         """Move some parameters of a group into one of their own; see `View.split`."""

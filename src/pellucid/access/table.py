@@ -151,6 +151,8 @@ class View:
         What drove the value drives it again. Base rates of a torch scheduler are put back to what
         they were at the beginning: decays that it made inside the block are not made up for.
         """
+        if not isinstance(reason, str):
+            raise TypeError(f"reason is {reason!r}; allowed is text")
         assignments = self._assignments(path, value)
         put_back = self._source.keep([(one.group, one.full) for one in assignments])
         self._source.set(assignments, reason or "override")
