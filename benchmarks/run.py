@@ -260,7 +260,7 @@ def memory() -> None:
 
 
 VIEW = """
-import time, torch, pellucid, rich.console, rich.table, rich.text
+import time, torch, pellucid, pellucid.access.foreign, rich.console, rich.table, rich.text
 params = [torch.nn.Parameter(torch.randn(16)) for _ in range(1000)]
 optimizer = torch.optim.AdamW(params)
 begun = time.perf_counter()
