@@ -313,7 +313,34 @@ def test_healthy_runs_have_no_flags(rule: str, zero: bool) -> None:
         assert len(one) == len(other) == 8
 
 
-@pytest.mark.parametrize("after", [0, 9])
+DEFAULTS = ("RMSprop", "Adagrad", "Adadelta", "Rprop")
+
+
+@pytest.mark.parametrize("ours", [False, True], ids=["torch", "pellucid"])
+@pytest.mark.parametrize("rule", DEFAULTS)
+def test_healthy_runs_at_the_defaults_of_torch(rule: str, ours: bool) -> None:
+    """RMSprop's first updates are ten times its rate; Rprop leaves out what changes its sign."""
+    model = Net()
+    params = [param for _, param in model.used()]
+    optimizer: Any = (
+        pellucid.torch.Optimizer(model.used(), getattr(pellucid, rule)())
+        if ours
+        else getattr(torch.optim, rule)(params)
+    )
+    view = pellucid.view(optimizer) if ours else pellucid.view(optimizer, model=model)
+    told = [str(flag) for flag in view.statistics().flags]
+    for number, batch in enumerate(batches(61)):
+        backward(model, batch)
+        if number not in (0, 1, 2, 9, 10, 11, 59, 60):
+            optimizer.step()
+            continue
+        with view.measure() as found:
+            optimizer.step()
+        told += [f"{number}: {flag}" for one in (found, view.statistics()) for flag in one.flags]
+    assert told == []
+
+
+@pytest.mark.parametrize("after", [10, 40])
 @pytest.mark.parametrize("rule", RULES)
 def test_rate_100_times_too_high(rule: str, after: int) -> None:
     model = Net()
@@ -331,6 +358,18 @@ def test_rate_100_times_too_high(rule: str, after: int) -> None:
     assert flagged >= {"first.weight", "second.weight"}
     assert {flag.kind for flag in found.flags} == {"rate"}
     assert "lower the learning rate" in found.flags[0].text
+
+
+def test_rate_in_the_first_updates() -> None:
+    """A rate is called too high there only if it is so ten times over."""
+    for rate, wanted in ((0.1, False), (1.0, True)):
+        model = Net()
+        optimizer = pellucid.torch.Optimizer(model.used(), Adam(rate))
+        backward(model, next(batches(1)))
+        with pellucid.view(optimizer).measure() as found:
+            optimizer.step()
+        assert bool(found.flags) == wanted
+        assert {flag.kind for flag in found.flags} <= {"rate"}
 
 
 def trained(steps: int = 3, rule: Any = None, **change: Any) -> tuple[Net, Any, Any]:
@@ -383,18 +422,167 @@ def test_frozen_layers(rule: Any) -> None:
             optimizer.step()
         return kinds(found)
 
-    first = {("frozen", "first.weight"), ("frozen", "first.bias")}
     backward(model, batch)
     assert flagged() == set()
+    view.reset("first.weight")  # it never had any other gradient than zero
+    for _ in range(2):
+        backward(model, batch)
+        model.first.weight.grad.zero_()
+        found = flagged()
+    assert found == {("frozen", "first.weight")}
+    backward(model, batch)
+    model.first.weight.grad = None  # in this step: another branch may have had it
+    assert flagged() == set()
+
+
+def test_frozen_on_purpose() -> None:
+    """As in LoRA: no fault, but said."""
+    model, optimizer, view = trained()
     model.first.requires_grad_(False)
-    backward(model, batch)
-    assert flagged() == first
-    assert kinds(view.statistics()) == first
-    model.first.requires_grad_(True)
-    backward(model, batch)
-    model.first.weight.grad = None
-    # without any state nothing tells that it was ever used
-    assert flagged() == {("frozen" if isinstance(rule, AdamW) else "unused", "first.weight")}
+    backward(model, next(batches(1)))
+    with view.measure() as found:
+        optimizer.step()
+    note = "2 parameters are frozen (requires_grad is False)"
+    for one in (found, view.statistics()):
+        assert not one.flags
+        assert one.notes == [note]
+    model.first.bias.requires_grad_(True)
+    assert view.statistics().notes == ["1 parameter is frozen (requires_grad is False)"]
+
+
+class Experts(torch.nn.Module):
+    """Of which each batch uses one, in turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.experts = torch.nn.ModuleList(torch.nn.Linear(64, 10) for _ in range(3))
+
+    def forward(self, x: Any, number: int) -> Any:
+        return self.experts[number % 2](x.flatten(1))  # the third one is never used
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.AdamW(p, 1e-3),
+        lambda p: torch.optim.RMSprop(p, 1e-3),
+        lambda p: torch.optim.SGD(p, 0.05),
+        lambda p: torch.optim.SGD(p, 0.05, momentum=0.9),
+        lambda p: pellucid.torch.Optimizer(p, AdamW(1e-3)),
+        lambda p: pellucid.torch.Optimizer(p, SGD(0.05)),
+    ],
+)
+def test_experts_in_turn(make: Callable[[Any], Any]) -> None:
+    model = Experts()
+    optimizer = make(model.parameters())
+    view = pellucid.view(optimizer, model=model)
+    never = {("unused", "experts.2.weight"), ("unused", "experts.2.bias")}
+    for number, (images, labels) in enumerate(batches(24), 1):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(images, number), labels).backward()
+        with view.measure() as found:
+            optimizer.step()
+        assert kinds(found) <= (never if number >= 10 else set()), number
+    # without state nothing tells that it was never used, nor torch's SGD how many updates it made
+    assert kinds(found) == (never if any("step" in one for one in view.state) else set())
+
+
+def pair() -> tuple[Any, Any, Any, Any]:
+    torch.manual_seed(0)
+    generator, judge = torch.nn.Linear(4, 8), torch.nn.Linear(8, 1)
+    return generator, judge, torch.randn(16, 4), torch.randn(16, 8)
+
+
+@pytest.mark.parametrize("kind", ["Adam", "SGD", "ours"])
+def test_two_optimizers_in_turn(kind: str) -> None:
+    """Who made no update in the block has nothing that is frozen."""
+    generator, judge, noise, truth = pair()
+    made: list[Any] = [
+        pellucid.torch.Optimizer(one, Adam(1e-3))
+        if kind == "ours"
+        else getattr(torch.optim, kind)(one.parameters(), 1e-3)
+        for one in (generator, judge)
+    ]
+    view = pellucid.view(made)
+    for number in range(24):
+        for stepped in made:
+            for one in made:
+                one.zero_grad()
+            fake = judge(generator(noise))
+            (fake.square().mean() - judge(truth).mean()).backward()  # both have gradients
+            with view.measure() as found:
+                stepped.step()
+            assert not found.flags, number
+            assert found.updates == 1
+
+
+def test_rounding_is_verified() -> None:
+    half = torch.nn.Parameter(torch.full((64,), 3.0, dtype=torch.bfloat16))
+    wide = torch.nn.Parameter(torch.ones(64))
+    for make, rate, wanted in (
+        (torch.optim.AdamW, 1e-6, True),
+        (torch.optim.SGD, 1e-6, True),
+        (torch.optim.AdamW, 1.0, False),  # put back by whom it may be: not by rounding
+    ):
+        optimizer = make([half, wide], rate, weight_decay=0.0)
+        view = pellucid.view(optimizer)
+        half.grad, wide.grad = torch.ones_like(half), torch.ones_like(wide)
+        before = half.detach().clone()
+        with view.measure() as found:
+            optimizer.step()
+            with torch.no_grad():
+                half.copy_(before)
+        texts = [flag.text for flag in found.flags if flag.kind == "frozen"]
+        assert bool(texts) == wanted, make
+        assert all("below the rounding of bfloat16" in text for text in texts)
+
+
+def test_rprop_that_skips() -> None:
+    first, second = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.Rprop([first, second], 1e-9, step_sizes=(1e-12, 50))
+    view = pellucid.view(optimizer)
+    for sign in (1.0, 1.0, -1.0):  # it leaves out a number whose gradient changes its sign
+        first.grad, second.grad = torch.full((2,), sign), torch.ones(2)
+        with view.measure() as found:
+            optimizer.step()
+            with torch.no_grad():
+                second.add_(1e-3)
+        assert not found.flags
+
+
+def test_warm_up_from_zero() -> None:
+    """A rate of 0 that a scheduler or a schedule holds is meant."""
+    model = Net()
+    theirs = torch.optim.AdamW(
+        [{"params": model.first.parameters()}, {"params": model.head.parameters()}], 1e-3
+    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(theirs, [lambda n: float(n > 1), lambda n: 1.0])
+    ours = pellucid.torch.Optimizer(
+        [("first.weight", model.first.weight), ("head.weight", model.head.weight)],
+        AdamW(1e-3),
+        groups={"first.*": {"learning_rate": lambda step: 1e-3 * (step > 2)}},
+    )
+    for optimizer, after in ((theirs, scheduler.step), (ours, lambda: None)):
+        view = pellucid.view(optimizer)
+        for batch in batches(3):
+            backward(model, batch)
+            with view.measure() as found:
+                optimizer.step()
+                after()
+            assert not found.flags
+
+
+def test_rate_of_zero_without_a_scheduler() -> None:
+    model = Net()
+    groups = [
+        {"params": model.first.parameters(), "lr": 0.0}, {"params": model.head.parameters()},
+    ]  # fmt: skip
+    optimizer = torch.optim.AdamW(groups, 1e-3)
+    backward(model, next(batches(1)))
+    with pellucid.view(optimizer, model=model).measure() as found:
+        optimizer.step()
+    assert kinds(found) == {("frozen", "first.weight"), ("frozen", "first.bias")}
 
 
 def test_group_without_a_rate_is_frozen() -> None:
@@ -431,7 +619,8 @@ def test_zero_gradient_for_good_is_frozen() -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_unused_parameter(rule: str) -> None:
-    model, optimizer, view = trained(all=True, rule=RULES[rule](1))
+    assert not kinds(trained(9, all=True, rule=RULES[rule](1))[2].statistics())  # too early
+    model, optimizer, view = trained(10, all=True, rule=RULES[rule](1))
     wanted = {("unused", "unused.weight"), ("unused", "unused.bias")}
     assert kinds(view.statistics()) == wanted
     assert view.statistics()["unused.bias"].grad_missing
@@ -445,7 +634,9 @@ def test_unused_parameter_in_numpy() -> None:
     params = {"a": numpy.ones(3), "b": numpy.ones(3)}
     optimizer = pellucid.numpy.Optimizer(params, Adam())
     view = pellucid.view(optimizer)
-    optimizer.step({"a": numpy.ones(3)})
+    for _ in range(10):
+        assert kinds(view.statistics()) == set()
+        optimizer.step({"a": numpy.ones(3)})
     assert kinds(view.statistics()) == {("unused", "b")}
     assert view.statistics()["b"].untouched == ["first_moment", "second_moment"]
     assert kinds(view.statistics({"a": numpy.ones(3)})) == {("unused", "b")}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, MutableSequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from pellucid.ops import is_number
 
-__all__ = ["DEPTH", "Leaf", "inner", "leaves_of", "put_into", "refuse"]
+__all__ = ["DEPTH", "Leaf", "inner", "leaves_of", "put_into", "refuse", "writable"]
 
 DEPTH = 4  # of containers inside each other
 
@@ -54,16 +54,36 @@ def _fields(value: Any) -> Mapping[str, Any]:
 
 def put_into(holder: Any, key: Any, old: Any, value: Any) -> None:
     """Write a checked value: into an array, or in a number's place."""
-    if hasattr(old, "dtype"):
+    if is_number(old) and is_number(value):
+        holder[key] = type(old)(value)
+    elif hasattr(old, "fill_"):
         inner = old.detach() if hasattr(old, "detach") else old
         inner.copy_(value) if hasattr(value, "dtype") else inner.fill_(value)
-    elif is_number(old) and is_number(value):
-        if isinstance(old, int) and value != int(value):
-            raise ValueError(f"{key!r} is a whole number, given {value!r}")
-        holder[key] = type(old)(value)
+    elif _is_numpy(old):
+        old[...] = value
     else:
         refuse(str(key), value)
 
 
 def refuse(name: str, value: Any) -> None:
     raise TypeError(f"{name} is no array and no number: change it yourself, not through a view")
+
+
+def writable(put: Callable[[Any], None], held: Any) -> bool:
+    """Whether what writes a piece of state is able to, whatever fits there."""
+    function = getattr(put, "func", None)
+    if function is put_into and is_number(held):
+        return isinstance(put.args[0], (MutableMapping, MutableSequence))  # type: ignore[attr-defined]
+    if _is_numpy(held):
+        return bool(held.flags.writeable) and function is not refuse
+    known = function not in (put_into, refuse)  # else a backend writes, which made the array
+    return known or (function is put_into and hasattr(held, "fill_") and not _is_sparse(held))
+
+
+def _is_numpy(array: Any) -> bool:
+    """Whether it is one of NumPy's arrays, and none of its numbers."""
+    return hasattr(getattr(array, "flags", None), "writeable") and hasattr(array, "__setitem__")
+
+
+def _is_sparse(array: Any) -> bool:
+    return "sparse" in str(getattr(array, "layout", ""))

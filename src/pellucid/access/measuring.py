@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from pellucid.access.flags import Looked, count_of, flags_of, value_of
@@ -41,6 +41,37 @@ _memory: WeakKeyDictionary[Source, Any] = WeakKeyDictionary()
 """Of the copies, kept for a view's next measurement."""
 
 
+def _parts(source: Source) -> Sequence[Source]:
+    """The optimizers' sources, where a view is of several."""
+    parts: Sequence[Source] = getattr(source, "sources", (source,))
+    return parts
+
+
+class _Count:
+    """Of one optimizer's updates in a block; a stranger may keep no count of its own."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.before, self.begun = source, source.updates, 0
+
+    def hooks(self, look: Callable[[], None]) -> list[Any]:
+        """Look before each step, where the optimizer tells of them."""
+
+        def begin(*_: Any) -> None:
+            self.begun += 1
+            look()
+
+        with suppress(Exception):  # of a class that did not call its base's constructor
+            return [self.source.optimizer.register_step_pre_hook(begin)]
+        return []
+
+    def inside(self, moved: bool) -> int:
+        """Updates since the block began; if uncounted, judged by whether a parameter changed."""
+        made = self.source.updates - self.before
+        if made > 0 or getattr(self.source, "recorded", None) is not None:
+            return max(made, 0)
+        return max(self.begun, 1) if moved else 0
+
+
 class _Taking:
     """Takes the statistics of one optimizer, once."""
 
@@ -51,7 +82,8 @@ class _Taking:
         self.result.title += f", {source.updates} update{'s' * (source.updates != 1)}"
         self.before: dict[str, Any] = {}
         self.before_grads: dict[str, Any] = {}
-        self.updates_before: int | None = None
+        self.counts: dict[int, _Count] = {}  # of the block's updates, by the optimizer's source
+        self.rates_before: dict[int, float | None] = {}  # by group
         self.memory: Any = None  # of the copies
 
     # -- before ----------------------------------------------------------------------------
@@ -64,7 +96,8 @@ class _Taking:
         arrays = [self._try(owner, "parameter", source.array) for owner in owners]
         kept, self.memory = copies(arrays, _threads(arrays), _memory.pop(source, None))
         self.before = {owner.label: one for owner, one in zip(owners, kept, strict=True)}
-        self.updates_before = source.updates
+        self.counts = {id(one): _Count(one) for one in _parts(source)}
+        self.rates_before = self._rates()
 
         def look(*_: Any) -> None:  # gradients are often cleared after the step
             for owner in source.owners():
@@ -73,13 +106,15 @@ class _Taking:
                     self.before_grads[owner.label] = grad
 
         look()
-        register = getattr(source.optimizer, "register_step_pre_hook", None)
-        hook = register(look) if callable(register) else None
+        hooks = [hook for count in self.counts.values() for hook in count.hooks(look)]
         try:
             yield
         finally:
-            if hook is not None:
+            for hook in hooks:
                 hook.remove()
+
+    def _rates(self) -> dict[int, float | None]:
+        return {group.index: value_of(group, "learning_rate") for group in self.source.groups()}
 
     def _try(self, owner: Owner, what: str, function: Callable[[Owner], Any]) -> Any:
         try:
@@ -104,8 +139,6 @@ class _Taking:
             f"{source.name}: {count} parameter{'s' * (count != 1)}, "
             f"{updates} update{'s' * (updates != 1)}"
         )
-        if self.updates_before is not None:
-            result.updates = source.updates - self.updates_before
         given = _by_label(owners, self.grads)
         survey = Survey()
         ones = [self._begin(owner, groups.get(owner.group), given) for owner in owners]
@@ -116,10 +149,28 @@ class _Taking:
         for one in ones:
             self._fill(one, present)
             result._found[one.owner.label] = one.row
-        self._doubt_gradients(ones)
-        result.flags = sorted(
-            flags_of(ones, source.updates, result.updates), key=lambda one: KINDS.index(one.kind)
-        )
+        for part in _parts(source):
+            self._count([one for one in ones if one.source is part])
+        if self.counts:
+            result.updates = max((one.inside or 0 for one in ones), default=0)
+        result.flags = sorted(flags_of(ones), key=lambda one: KINDS.index(one.kind))
+        still = sum(not one.trainable for one in ones)
+        if still:
+            result.notes.append(
+                f"{still} parameter{'s are' if still != 1 else ' is'} frozen "
+                "(requires_grad is False)"
+            )
+
+    def _count(self, ones: Sequence[Looked]) -> None:
+        """The updates that the optimizer of some parameters made, in all and in the block."""
+        moved = any(one.row.update_norm for one in ones)
+        for one in ones:
+            one.updates, count = cast(Source, one.source).updates, self.counts.get(id(one.source))
+            if count is not None:
+                one.inside = count.inside(moved)
+                one.updates = max(one.updates, one.inside)
+        if moved:
+            self._doubt_gradients(ones)
 
     def _begin(self, owner: Owner, group: Group | None, given: Mapping[str, Any] | None) -> Looked:
         source, label = self.source, owner.label
@@ -139,7 +190,12 @@ class _Taking:
                 row.numbers = math.prod(row.shape)
                 row.dtype = _dtype(array)
                 row.bytes = _bytes(array) + sum(_bytes(cell.value) for cell in cells)
-        return Looked(owner, row, group, array, grad, cells)
+        rates = value_of(group, "learning_rate"), self.rates_before.get(owner.group)
+        one = Looked(owner, row, group, array, grad, cells, source=source)
+        if hasattr(source, "sources"):
+            one.source = owner.parameter[0]
+        one.rates = tuple(rate for rate in rates if rate is not None)
+        return one
 
     def _ask(self, one: Looked, survey: Survey) -> None:
         """Name what of a parameter is to be measured."""
@@ -239,15 +295,16 @@ class _Taking:
     def _doubt_gradients(self, ones: Sequence[Looked]) -> None:
         """Gradients that are all zero after a change were cleared in the block."""
         known = [one for one in ones if one.row.grad_norm is not None]
-        moved = any(one.row.update_norm for one in ones)
-        if not (known and moved and all(one.row.grad_norm == 0 for one in known)):
+        if not known or any(one.row.grad_norm for one in known):
             return
         for one in known:
             one.row.grad_norm = one.row.cosine = None
-        self.result.notes.append(
+        note = (
             "all gradients are zero after the block: it cleared them in place, so they are not "
             "known; clear them before the block, or with zero_grad(set_to_none=True)"
         )
+        if note not in self.result.notes:
+            self.result.notes.append(note)
 
 
 def _threads(arrays: Sequence[Any]) -> int:

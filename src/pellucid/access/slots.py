@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+from pellucid.access.containers import writable
 from pellucid.access.errors import UnknownNameError, no_such
 from pellucid.access.patterns import select, split
+from pellucid.access.plain import short
 from pellucid.access.sources import Cell, Owner, Source
 from pellucid.ops import is_number
 
@@ -89,7 +93,7 @@ class StateTable(Mapping[str, Any]):
             raise no_such(f"{path!r}: no state {name!r}", name, known)
         present = [cell for cell in cells if cell.value is not None]
         if not present:
-            raise UnknownNameError(f"{path!r}: {cells[0].absent}")
+            raise UnknownNameError(f"{path!r}: {cells[0].absent or 'it is None: it has no value'}")
         return present, is_one
 
     def _reached(self, left: str | None, path: str, owners: Sequence[Owner]) -> list[Cell]:
@@ -111,16 +115,22 @@ def _named(cells: Sequence[Cell], name: str) -> list[Cell]:
 def _check(cell: Cell, value: Any) -> None:
     """Raise unless a value fits where it is to be copied."""
     held = cell.value
+    is_array = hasattr(held, "dtype")
+    if not (is_array or is_number(held)) or not writable(cell.put, held):
+        raise TypeError(
+            f"{cell.path} is a {type(held).__name__} that cannot be written to, given "
+            f"{_told(value)}; allowed are arrays and numbers that can: change it yourself, not "
+            "through a view"
+        )
     if is_number(value):
-        if not hasattr(held, "dtype") and not math.isfinite(value):
-            raise ValueError(f"{cell.path} is {value!r}; allowed is a finite number")
+        _check_number(cell, value)
         return
-    if not hasattr(held, "dtype"):
-        raise TypeError(f"{cell.path} is a number, given {type(value).__name__}: give a number")
+    if not is_array:
+        raise TypeError(f"{cell.path} is a number, given {_told(value)}; allowed is a number")
     kind = type(held)
     if _library(value) != _library(held) or not hasattr(value, "shape"):
         raise TypeError(
-            f"{cell.path} was given {type(value).__name__}; allowed is a number or a "
+            f"{cell.path} was given {_told(value)}; allowed is a number or a "
             f"{kind.__module__}.{kind.__name__} of shape {tuple(held.shape)} and dtype {held.dtype}"
         )
     if tuple(value.shape) != tuple(held.shape) or value.dtype != held.dtype:
@@ -128,6 +138,45 @@ def _check(cell: Cell, value: Any) -> None:
             f"{cell.path} has shape {tuple(held.shape)} and dtype {held.dtype}; the given array "
             f"has {tuple(value.shape)} and {value.dtype}: they must be the same"
         )
+
+
+def _check_number(cell: Cell, value: float) -> None:
+    limits = _limits(cell.value)
+    if limits is None:
+        return
+    low, high, whole = limits
+    what = "a whole number" if whole else "a finite number"
+    if not low <= value <= high:  # an integer may be beyond all floats
+        infinite = value != value or value in (math.inf, -math.inf)
+        if infinite and not whole and hasattr(cell.value, "dtype"):
+            return
+        raise ValueError(f"{cell.path} is {value!r}; allowed is {what} from {low!r} to {high!r}")
+    if whole and value != int(value):
+        raise ValueError(f"{cell.path} is {value!r}; allowed is {what}")
+
+
+def _limits(held: Any) -> tuple[float, float, bool] | None:
+    """The least and the largest number that fits, and whether only whole ones do."""
+    if isinstance(held, int):
+        return -math.inf, math.inf, True
+    if not hasattr(held, "dtype"):
+        return -sys.float_info.max, sys.float_info.max, False
+    if "bool" in str(held.dtype):
+        return 0, 1, True
+    for name in (_library(held), "ml_dtypes"):  # which has NumPy's short floats
+        library = sys.modules.get(name)
+        with suppress(Exception):
+            floats = library.finfo(held.dtype)  # type: ignore[union-attr]
+            return -float(floats.max), float(floats.max), False
+        with suppress(Exception):
+            whole = library.iinfo(held.dtype)  # type: ignore[union-attr]
+            return int(whole.min), int(whole.max), True
+    return None
+
+
+def _told(value: Any) -> str:
+    """A value, in an error."""
+    return f"{type(value).__name__} {short(value)}"
 
 
 def _library(array: Any) -> str:
