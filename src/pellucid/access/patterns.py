@@ -2,12 +2,13 @@
 
 A path splits at its last ``/``. On the left stands the optimizer's name (its class, or its
 rule's), a group's name, or a pattern of parameters, looked for in that order; on the right a
-canonical or a native name, of which canonical wins. Without a left side all groups are meant.
+canonical or a native name, of which canonical wins; what is neither may be torch's usual name
+(``lr``). Without a left side all groups are meant.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pellucid.access.errors import listed, no_such
@@ -80,6 +81,20 @@ def known_names(groups: Sequence[Group]) -> list[str]:
     return list(dict.fromkeys([*canonical, *native]))
 
 
+def _usual(group: Group, name: str, known: Collection[str]) -> dict[str, str]:
+    """What torch's usual name means in a group: torch's names, each with the group's own.
+
+    Of ``lr`` it is one, of a tuple such as ``betas`` all components, or nothing.
+    """
+    from pellucid.torch.names import canonical_of
+
+    table = canonical_of((group.rule,))
+    parts = [native for native in table if native == name or native.startswith(f"{name}[")]
+    needed = [one for one in parts if one != "betas[2]" or table[one] in known]
+    whole = all(table[native] in known for native in needed)
+    return {native: table[native] for native in needed} if whole else {}
+
+
 def find(source: Source, path: str) -> list[Found]:
     """What a path of hyperparameters or options means, in each group that has it."""
     left, name = split(path)
@@ -94,6 +109,10 @@ def find(source: Source, path: str) -> list[Found]:
         if fulls:
             first = places[fulls[0]]
             is_tuple = first.key == name and first.position is not None
+        else:
+            usual = _usual(one.group, name, places)
+            fulls, is_tuple = [*usual.values()], name not in usual
+        if fulls:
             found.append(Found(one, fulls, name if is_tuple else fulls[0], is_tuple))
     if found:
         return found
@@ -101,6 +120,9 @@ def find(source: Source, path: str) -> list[Found]:
     beginning = f"{path!r}: no hyperparameter or option {name!r}"
     if any(name in (*group.names.slots, *group.names.slots.values()) for group in groups):
         beginning += f"; it is state: view.state[{path!r}]"
+    elif slots := [slot for g in groups for slot in _usual(g, name, g.names.slots).values()]:
+        own = slots[0] if left is None else f"{left}/{slots[0]}"
+        beginning += f"; here it is state of the name {slots[0]!r}: view.state[{own!r}]"
     elif left is not None and len(groups) < len(source.groups()):
         beginning += f" in {listed(group.name for group in groups)}"
     raise no_such(beginning, name, known_names(groups))

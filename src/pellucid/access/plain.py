@@ -207,6 +207,8 @@ def driver_text(group: Group, full: str) -> str:
     driver = group.driver(full)
     if isinstance(driver, Ref):
         return f"= {driver.name}"
+    if driver is not None and driver is group.value(full):
+        return ""  # in a stranger's group: it is shown as the value
     if driver is not None:
         return f"by {short(driver, 4 * LONGEST)}"
     scheduler = group.scheduler(full)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from pellucid.access.rates import driven
 from pellucid.access.sources import Assignment, Cell, Group, Owner, Source, source_of
 from pellucid.access.writing import labels
 from pellucid.changes import Journal
 from pellucid.controls import Names
+from pellucid.declare import HyperparameterError
 
 __all__ = ["SeveralSource"]
 
@@ -56,7 +59,7 @@ class SeveralSource:
         self.sources: list[Source] = []
         for one in optimizers:
             plain = source_of(one)
-            own = [some for some in given if getattr(some, "optimizer", None) is plain.optimizer]
+            own = [some for some in given if driven(some) is plain.optimizer]
             if len(own) > 1:
                 raise ValueError(f"scheduler holds {len(own)} for one optimizer: give one for each")
             self.sources.append(source_of(one, model, own[0] if own else None))
@@ -142,8 +145,10 @@ class SeveralSource:
 
     # -- changing --------------------------------------------------------------------------
 
-    def _parts(self, assignments: Sequence[Assignment]) -> list[tuple[Source, list[Assignment]]]:
-        parts: list[tuple[Source, list[Assignment]]] = []
+    def _parts(
+        self, assignments: Sequence[Assignment]
+    ) -> list[tuple[str, Source, list[Assignment]]]:
+        parts: list[tuple[str, Source, list[Assignment]]] = []
         for label, source in zip(self.labels, self.sources, strict=True):
             own: list[Assignment] = []
             for one in assignments:
@@ -151,21 +156,24 @@ class SeveralSource:
                 if group.optimizer == label:
                     own.append(Assignment(group.inner, one.full, one.value))
             if own:
-                parts.append((source, own))
+                parts.append((label, source, own))
         return parts
 
     def check(self, assignments: Sequence[Assignment]) -> None:
-        for source, own in self._parts(assignments):
-            source.check(own)
+        for label, source, own in self._parts(assignments):
+            with _naming(label, source):
+                source.check(own)
 
     def set(self, assignments: Sequence[Assignment], reason: str) -> None:
         self.check(assignments)
-        for source, own in self._parts(assignments):
-            source.set(own, reason)
+        for label, source, own in self._parts(assignments):
+            with _naming(label, source):
+                source.set(own, reason)
 
     def keep(self, targets: Sequence[tuple[Group, str]]) -> Callable[[str], None]:
         kept = []
-        for source, own in self._parts([Assignment(group, full, None) for group, full in targets]):
+        read = [Assignment(group, full, None) for group, full in targets]
+        for _, source, own in self._parts(read):
             kept.append(source.keep([(one.group, one.full) for one in own]))
 
         def put_back(reason: str) -> None:
@@ -188,7 +196,21 @@ class SeveralSource:
             if owner.group == group.index and owner.label in members
         }
         source = self.sources[self.labels.index(renamed.optimizer)]
-        source.split(renamed.inner, sorted(chosen), label)
+        with _naming(renamed.optimizer, source):
+            source.split(renamed.inner, sorted(chosen), label)
+
+
+@contextmanager
+def _naming(label: str, source: Source) -> Iterator[None]:
+    """Errors name the optimizer, as paths do."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        text = str(error)
+        is_path = any(text.startswith(f"{group.name}/") for group in source.groups())
+        kinds = (HyperparameterError, ValueError, TypeError)
+        kind = next(one for one in kinds if isinstance(error, one))
+        raise kind(f"{label}{'/' if is_path else ': '}{text}") from error
 
 
 def _schedulers(given: Any) -> list[Any]:

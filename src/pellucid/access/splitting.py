@@ -1,4 +1,4 @@
-"""Part of a group becomes a group of its own, and torch's schedulers learn of it.
+"""Part of a group becomes a group of its own, and schedulers learn of it.
 
 Nothing here imports torch.
 """
@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pellucid.access.rates import LAST, leaves
+from pellucid.access.rates import LAST, leaves, within
 
 __all__ = ["split_store"]
 
-LISTS = ("base_lrs", "max_lrs", "min_lrs", "lr_lambdas", "base_momentums", "max_momentums", LAST)
+LISTS = (
+    "base_lrs", "max_lrs", "min_lrs", "lr_lambdas", "base_momentums", "max_momentums", LAST,
+    "base_values", "warmup_steps", "restore_lr",
+)  # fmt: skip
 """Lists of schedulers with an entry for each group."""
 
 
@@ -65,7 +68,7 @@ def _lists(scheduler: Any, count: int) -> list[Any]:
     if scheduler is None:
         return []
     found: list[Any] = []
-    for one in (scheduler, *leaves(scheduler)):
+    for one in (within(scheduler), *leaves(scheduler)):
         for name in LISTS:
             held = getattr(one, name, None)
             if isinstance(held, list) and len(held) == count and not any(held is x for x in found):
