@@ -788,3 +788,40 @@ def test_a_scheduled_resume_is_as_it_is_meant() -> None:
 def test_a_schedule_that_no_checkpoint_holds() -> None:
     optimizer = pellucid.torch.AdamW(model(), lr=lambda step: 0.1)
     assert kinds(optimizer) == {"unsaved"}
+
+
+def test_a_load_of_an_earlier_state_abandons_what_came_after() -> None:
+    net, optimizer, view = made("AdamW", lr=0.1)
+    journal = pellucid.journal(optimizer)
+    train(net, optimizer, 2)
+    saved = copy.deepcopy(optimizer.state_dict())
+    train(net, optimizer, 2)
+    view["weight_decay"] = 0.5  # at step 5
+    train(net, optimizer)
+    optimizer.load_state_dict(saved)
+    train(net, optimizer)
+    found = [(one.step, one.source, one.abandoned) for one in journal]
+    assert (5, "view", True) in found
+    assert journal.at(3)["group 0/weight_decay"] == 0.01
+    with pytest.raises(ValueError, match="no update 4"):
+        journal.at(4)
+
+
+def test_a_direct_write_before_one_through_the_view_is_on_record() -> None:
+    net, optimizer, view = made("AdamW", lr=0.1)
+    pellucid.journal(optimizer)
+    optimizer.param_groups[0]["lr"] = 0.2
+    view["lr"] = 0.3
+    train(net, optimizer)
+    assert [(one.old, one.new, one.source) for one in view.journal] == [
+        (0.1, 0.2, "direct write"), (0.2, 0.3, "view")
+    ]  # fmt: skip
+
+
+def test_a_reset_of_adagrad_begins_where_its_constructor_does() -> None:
+    net = model()
+    optimizer = torch.optim.Adagrad(net.parameters(), lr=0.01, initial_accumulator_value=0.5)
+    train(net, optimizer, 2)
+    pellucid.view(optimizer, model=net).reset("*")
+    assert optimizer.state[net[0].weight]["sum"].unique().tolist() == [0.5]
+    assert optimizer.state[net[0].weight]["step"] == 0
