@@ -25,9 +25,10 @@ def view(optimizer: Any, model: Any = None, scheduler: Any = None) -> View:
             `pellucid.numpy.Optimizer`, or a list of several.
         model: the torch module whose parameters it updates: gives their names, and what
             `View.warnings` needs.
-        scheduler: the `torch.optim.lr_scheduler` that drives its learning rate, if one does: a
-            change of the rate then changes the scheduler's base rates too, so that it lasts. Of
-            several optimizers, a list.
+        scheduler: the scheduler that drives its learning rate, if one does (of
+            `torch.optim.lr_scheduler` or timm, also wrapped by Accelerate or Lightning): a change
+            of the rate then changes the scheduler's base rates too, so that it lasts. Of several
+            optimizers, a list.
 
     Raises:
         TypeError: the object is none of these.
@@ -50,12 +51,14 @@ def journal(optimizer: Any, file: Any = None, scheduler: Any = None) -> Journal:
     """The record of every change of an optimizer's hyperparameters.
 
     Ours keep one anyway. To any other optimizer of torch one is attached, once: from then on it
-    looks at the groups before each step.
+    looks at the groups before each step. Steps are counted as the optimizer's state tells; a class
+    that keeps no count (SGD, LBFGS) is counted from when the journal was attached.
 
     Args:
         optimizer: what `view` takes, but one.
         file: a path where each entry is also appended at once, as a line of JSON. An existing
-            file is continued: entries after the optimizer's present update are marked abandoned.
+            file is continued when the next step begins, whether the checkpoint was loaded before
+            or after this call: entries after the loaded update are then marked abandoned.
         scheduler: the scheduler that drives the learning rate, if it leaves no mark in the groups
             (ReduceLROnPlateau): its changes are then told from direct writes.
 
