@@ -108,22 +108,29 @@ class History:
             raise TypeError(f"reason is {change.reason!r}; allowed is text")
         if self.live is None:
             self._reached = None  # more was done than the file told
-        latest = self._latest.get((change.group, change.name))
-        if (
-            latest is not None
-            and latest.points is not None
-            and latest.change.source == change.source
-            and latest.change.schedule is change.schedule is None
-            and isinstance(change.new, (float, int))
-            and not isinstance(change.new, bool)
-            # a program that writes a value at each step; single writes are entries of their own
-            and (change.source != ADJACENT or change.step == latest.points.steps[-1] + 1)
+        if change.schedule is None and self.goes_on(
+            change.step, change.group, change.name, change.new, change.source
         ):
-            self._extend(latest, change.step, change.new)
             return
         change = replace(change, old=storable(change.old), new=storable(change.new))
         self._append(Record(change, points_of(change)))
         self._write_change(change)
+
+    def goes_on(self, step: int, group: str, name: str, value: Any, source: str) -> bool:
+        """Add a value to the run that this source is at, if it is at one."""
+        latest = self._latest.get((group, name))
+        if (
+            latest is None
+            or latest.points is None
+            or latest.change.source != source
+            or latest.change.schedule is not None
+            or type(value) not in (float, int)
+            # a program that writes a value at each step; single writes are entries of their own
+            or (source == ADJACENT and step != latest.points.steps[-1] + 1)
+        ):
+            return False
+        self._extend(latest, step, value)
+        return True
 
     def point(self, step: int, group: str, name: str, value: float) -> None:
         """The value that a step uses, of a schedule that cannot be stored."""

@@ -22,9 +22,6 @@ STEP = torch.optim.lr_scheduler.StepLR
 @pytest.fixture(scope="module")
 def others() -> Any:
     """The libraries whose schedulers are tried, as the conformance tests import them."""
-    for name in ("accelerate", "heavyball", "lightning", "pytorch_optimizer", "timm"):
-        if not any((Path(path) / name).is_dir() for path in sys.path):
-            pytest.skip(f"{name} is not installed")
     sys.path.insert(0, str(Path(__file__).parents[1]))
     try:
         return import_module("conformance.optimizers_of_others")

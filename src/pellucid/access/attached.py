@@ -136,17 +136,32 @@ class Attached:
     def look(self, optimizer: Any, source: str = "") -> None:
         """Record what was changed since the last look."""
         groups = optimizer.param_groups
-        raw = [*map(_raw, groups)]
-        if not source and raw == [held.raw for held in self.held]:
-            return
-        if [one[0] for one in raw] != [held.raw[0] for held in self.held]:
+        if len(groups) == len(self.held) and all(map(_Held.has_keys_of, self.held, groups)):
+            for group, held in zip(groups, self.held, strict=True):
+                self._look_at(optimizer, group, held, source)
+        else:
             self._look_anew(optimizer, source)
-            return
-        for group, now, held in zip(groups, raw, self.held, strict=True):
-            for key, old, new in zip(now[0], held.raw[1], now[1], strict=True):
-                if source or old != new:
-                    self._compare(optimizer, group, held, key, source)
-            held.raw = now
+
+    def _look_at(
+        self, optimizer: Any, group: Mapping[str, Any], held: _Held, source: str
+    ) -> None:
+        """Look at a group with the keys that it had."""
+        keys, values = held.raw
+        if not source and held.fixed:  # the short way: nothing can change inside a value
+            now = [*map(group.get, keys)]
+            if now == values:
+                return
+        else:
+            now = _raw(group)[1]
+        fixed = held.fixed
+        for key, old, new in zip(keys, values, now, strict=True):
+            if source or old != new:
+                self._compare(optimizer, group, held, key, source)
+                fixed = fixed and _immutable(group[key])
+        if held.fixed and fixed and not source:
+            held.raw = keys, now
+        elif self.held and any(one is held for one in self.held):
+            held.raw, held.fixed = _raw(group), _is_fixed(group)
 
     def _compare(
         self, optimizer: Any, group: Mapping[str, Any], held: _Held, key: str, source: str
@@ -183,8 +198,9 @@ class Attached:
     ) -> None:
         if _same(old, new):
             return
-        why = source or self._source(optimizer, group, full)
-        self.journal.record(Change(self.updates + 1, label, full, old, new, why))
+        why, step = source or self._source(optimizer, group, full), self.updates + 1
+        if not self.journal.goes_on(step, label, full, new, why):
+            self.journal.record(Change(step, label, full, old, new, why))
 
     def _source(self, optimizer: Any, group: Mapping[str, Any], full: str) -> str:
         scheduled = self.scheduled or is_scheduled(optimizer, group, "initial_lr")
@@ -253,6 +269,21 @@ class _Held:
     values: dict[str, Any]  # by full name, as plain data
     places: dict[str, list[tuple[str, int | None]]]  # full names and positions, by key
     raw: tuple[list[Any], list[Any]]
+    fixed: bool  # whether no value can change inside
+
+    def has_keys_of(self, group: Mapping[str, Any]) -> bool:
+        """Whether a group has the keys that this one had."""
+        return len(group) == len(self.raw[0]) + 1 and all(map(group.__contains__, self.raw[0]))
+
+
+def _is_fixed(group: Mapping[str, Any]) -> bool:
+    return all(_immutable(value) for key, value in group.items() if key != "params")
+
+
+def _immutable(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str)) or (
+        type(value) is tuple and all(map(_immutable, value))
+    )
 
 
 def _hook(found: Attached, name: str) -> Any:
@@ -276,6 +307,8 @@ def _comparable(value: Any) -> Any:
     GPU would have to be waited for; of what can change inside, what is inside."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if type(value) is tuple:
+        return tuple(map(_comparable, value))
     if isinstance(value, (list, tuple)):
         return [*map(_comparable, value)]
     if hasattr(value, "_version"):
@@ -295,7 +328,8 @@ def _all_held(optimizer: Any) -> list[_Held]:
         for full, place in names.places.items():
             places.setdefault(place.key, []).append((full, place.position))
         values = {full: _value(group.value(full)) for full in names.places}
-        found.append(_Held(group.name, values, places, _raw(group.store)))
+        store = group.store
+        found.append(_Held(group.name, values, places, _raw(store), _is_fixed(store)))
     return found
 
 
