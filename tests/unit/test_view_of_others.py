@@ -825,3 +825,16 @@ def test_a_reset_of_adagrad_begins_where_its_constructor_does() -> None:
     pellucid.view(optimizer, model=net).reset("*")
     assert optimizer.state[net[0].weight]["sum"].unique().tolist() == [0.5]
     assert optimizer.state[net[0].weight]["step"] == 0
+
+
+def test_torchs_names_of_state_in_numpy() -> None:
+    import numpy as np
+
+    import pellucid.numpy
+
+    optimizer = pellucid.numpy.Optimizer({"w": np.ones(2)}, pellucid.Adam())
+    optimizer.step({"w": np.ones(2)})
+    state = pellucid.view(optimizer).state
+    assert state["w/exp_avg"] is optimizer.state["w"]["first_moment"]
+    with pytest.raises(UnknownNameError):
+        state["w/momentum_buffer"]

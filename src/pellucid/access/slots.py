@@ -108,8 +108,14 @@ class StateTable(Mapping[str, Any]):
 
 
 def _named(cells: Sequence[Cell], name: str) -> list[Cell]:
-    canonical = [cell for cell in cells if cell.full == name]
-    return canonical or [cell for cell in cells if cell.native == name]
+    found = [cell for cell in cells if cell.full == name]
+    found = found or [cell for cell in cells if cell.native == name]
+    if not found:  # torch's names are understood of any optimizer of ours
+        from pellucid.torch.names import canonical_of
+
+        usual = canonical_of(()).get(name)
+        found = [cell for cell in cells if cell.full == usual]
+    return found
 
 
 def _check(cell: Cell, value: Any) -> None:
