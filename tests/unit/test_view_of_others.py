@@ -838,3 +838,14 @@ def test_torchs_names_of_state_in_numpy() -> None:
     assert state["w/exp_avg"] is optimizer.state["w"]["first_moment"]
     with pytest.raises(UnknownNameError):
         state["w/momentum_buffer"]
+
+
+def test_a_tuple_of_another_length_and_another_value_at_once() -> None:
+    optimizer = torch.optim.SGD([{"params": model().parameters(), "pair": (1.0, 2.0)}], lr=0.1)
+    journal = pellucid.journal(optimizer)
+    optimizer.param_groups[0].update(pair=(1.0, 2.0, 3.0), lr=0.2, weight_decay=0.5)
+    optimizer.step()
+    optimizer.step()
+    assert sorted((one.name, one.new) for one in journal) == [
+        ("learning_rate", 0.2), ("weight_decay", 0.5)
+    ]  # fmt: skip

@@ -17,7 +17,7 @@ from pellucid.controls import SCHEDULED
 from pellucid.declare import is_scalar_array
 from pellucid.ops import is_number
 
-__all__ = ["Attached", "attach", "attached_to", "detach", "told_count"]
+__all__ = ["Attached", "attach", "attached_to", "told_count"]
 
 _every: weakref.WeakKeyDictionary[Any, Attached] = weakref.WeakKeyDictionary()
 HOOKS = (
@@ -54,13 +54,6 @@ def attach(
         found.open_file()
     found.scheduled = found.scheduled or scheduled
     return found
-
-
-def detach(optimizer: Any) -> None:
-    """Take the journal off again."""
-    found = _every.pop(optimizer, None)
-    for handle in found.handles if found is not None else ():
-        handle.remove()
 
 
 class Attached:
@@ -136,7 +129,7 @@ class Attached:
     def look(self, optimizer: Any, source: str = "") -> None:
         """Record what was changed since the last look."""
         groups = optimizer.param_groups
-        if len(groups) == len(self.held) and all(map(_Held.has_keys_of, self.held, groups)):
+        if len(groups) == len(self.held) and all(map(_Held.has_form_of, self.held, groups)):
             for group, held in zip(groups, self.held, strict=True):
                 self._look_at(optimizer, group, held, source)
         else:
@@ -160,21 +153,15 @@ class Attached:
                 fixed = fixed and _immutable(group[key])
         if held.fixed and fixed and not source:
             held.raw = keys, now
-        elif self.held and any(one is held for one in self.held):
+        else:
             held.raw, held.fixed = _raw(group), _is_fixed(group)
 
     def _compare(
         self, optimizer: Any, group: Mapping[str, Any], held: _Held, key: str, source: str
     ) -> None:
         """Record what differs in one key of a group."""
-        places = held.places.get(key, ())
         value = group[key]
-        if any(position is not None for _, position in places) and (
-            not isinstance(value, (tuple, list)) or len(value) != len(places)
-        ):
-            self._look_anew(optimizer, source)
-            return
-        for full, position in places:
+        for full, position in held.places.get(key, ()):
             new = _value(value if position is None else value[position])
             self._note(optimizer, group, held.label, full, held.values.get(full), new, source)
             held.values[full] = new
@@ -271,9 +258,18 @@ class _Held:
     raw: tuple[list[Any], list[Any]]
     fixed: bool  # whether no value can change inside
 
-    def has_keys_of(self, group: Mapping[str, Any]) -> bool:
-        """Whether a group has the keys that this one had."""
-        return len(group) == len(self.raw[0]) + 1 and all(map(group.__contains__, self.raw[0]))
+    def __post_init__(self) -> None:
+        self.parts = [(k, len(some)) for k, some in self.places.items() if some[0][1] is not None]
+
+    def has_form_of(self, group: Mapping[str, Any]) -> bool:
+        """Whether a group has the keys that this one had, and tuples as long as its."""
+        keys = self.raw[0]
+        if len(group) != len(keys) + 1 or not all(map(group.__contains__, keys)):
+            return False
+        return all(
+            isinstance(group[key], (tuple, list)) and len(group[key]) == count
+            for key, count in self.parts
+        )
 
 
 def _is_fixed(group: Mapping[str, Any]) -> bool:

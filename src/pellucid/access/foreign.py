@@ -323,7 +323,7 @@ class GroupsSource:
                 check_effect(self.optimizer, group, together[group.index])
         return puts
 
-    def set(self, assignments: Sequence[Assignment], reason: str, source: str = SOURCE) -> None:
+    def set(self, assignments: Sequence[Assignment], reason: str) -> None:
         if not isinstance(reason, str):
             raise TypeError(f"reason is {reason!r}; allowed is text")
         puts = self.check(assignments)
@@ -332,20 +332,24 @@ class GroupsSource:
         for one in assignments:
             group: Any = one.group
             value = self._checked(group, one.full, one.value)
-            old = group.value(one.full)
             self._begin_slots(group, one.full, value)
-            group.write(one.full, value)
-            follow_in_state(self.optimizer, group.store)
-            new = group.value(one.full)
-            if _shown(old) == _shown(new):
-                continue
-            attached.journal.record(
-                Change(attached.updates + 1, group.label, one.full, _shown(old), _shown(new),
-                       source, reason)
-            )  # fmt: skip
+            self._write(attached, group, one.full, value, reason)
         for put in puts:
             put()
         attached.take(self.optimizer)
+
+    def _write(
+        self, attached: Attached, group: GroupOfDict, full: str, value: Any, reason: str
+    ) -> None:
+        """Write a checked value, and put on record what it changed."""
+        old = _shown(group.value(full))
+        group.write(full, value)
+        follow_in_state(self.optimizer, group.store)
+        new = _shown(group.value(full))
+        if old != new:
+            attached.journal.record(
+                Change(attached.updates + 1, group.label, full, old, new, SOURCE, reason)
+            )
 
     def _checked(self, group: GroupOfDict, full: str, value: Any) -> Any:
         raw, where = group.raw(full), group.where(full)
@@ -390,13 +394,7 @@ class GroupsSource:
                     mine = any(id(param) in members for param in one.store["params"])
                     if not mine or full not in one.names.places or one.value(full) == value:
                         continue
-                    old = one.value(full)
-                    one.write(full, value)
-                    follow_in_state(self.optimizer, one.store)
-                    attached.journal.record(
-                        Change(attached.updates + 1, one.label, full, _shown(old), _shown(value),
-                               SOURCE, reason)
-                    )  # fmt: skip
+                    self._write(attached, one, full, value, reason)
             for put in rates:
                 put()
             attached.take(self.optimizer)
