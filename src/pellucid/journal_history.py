@@ -223,7 +223,10 @@ class History:
             ValueError: there was no such update, or a schedule is needed whose class or function
                 is not imported.
         """
-        step = index(step)
+        try:
+            step = index(step)
+        except TypeError:
+            raise TypeError(f"step is {step!r}; allowed is the number of an update") from None
         records = [one for one in self._records if not one.change.abandoned]
         last, cut = self.updates, step
         if abandoned:

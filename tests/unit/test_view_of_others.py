@@ -849,3 +849,15 @@ def test_a_tuple_of_another_length_and_another_value_at_once() -> None:
     assert sorted((one.name, one.new) for one in journal) == [
         ("learning_rate", 0.2), ("weight_decay", 0.5)
     ]  # fmt: skip
+
+
+def test_arguments_of_a_wrong_kind(tmp_path: Path) -> None:
+    net, optimizer, view = made("AdamW")
+    with pytest.raises(TypeError, match="pattern is 3; allowed is text"):
+        view.split(3)  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="nowhere"):  # now, and not in the first step
+        pellucid.journal(optimizer, file=tmp_path / "nowhere" / "run.jsonl")
+    train(net, optimizer)
+    with pytest.raises(TypeError, match="step is 'x'; allowed is the number"):
+        pellucid.journal(optimizer).at("x")  # type: ignore[arg-type]
+    assert len(optimizer.param_groups) == 1

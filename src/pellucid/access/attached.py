@@ -60,8 +60,11 @@ class Attached:
     """The journal of one optimizer, and what its groups held when last looked at."""
 
     def __init__(self, optimizer: Any, file: str | os.PathLike[str] | None = None) -> None:
-        if file is not None and os.path.exists(file):
-            Journal.from_file(file)  # before anything is changed: it may be someone else's
+        if file is not None:
+            if os.path.exists(file):
+                Journal.from_file(file)  # before anything is changed: it may be someone else's
+            with open(file, "ab"):  # a file that cannot be written is no surprise for a later step
+                pass
         told = told_count(optimizer)
         self.told = told is not None  # else a load tells no count either
         self._updates = told or 0

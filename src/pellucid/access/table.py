@@ -172,6 +172,8 @@ class View:
             UnknownNameError: no parameter has such a name.
             ValueError: the pattern names whole groups already.
         """
+        if not isinstance(pattern, str):
+            raise TypeError(f"pattern is {pattern!r}; allowed is text, such as '*.bias'")
         groups = self._source.groups()
         chosen = {
             group.name: [one for one in group.members if matches(pattern, one)] for group in groups
