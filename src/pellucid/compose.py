@@ -300,6 +300,31 @@ class Router:
         stages: list[Stage] = []
         labels: list[str] = []
         self._descend(self._top, name, param, stages, labels)
+        return self._made(stages, labels)
+
+    def pipelines(self) -> list[Pipeline]:
+        """All pipelines that parameters may run, in the order of the branches."""
+        return [self._made(stages, labels) for stages, labels in self._paths(self._top)]
+
+    def _paths(self, top: tuple[Stage | Route, ...]) -> list[tuple[list[Stage], list[str]]]:
+        paths: list[tuple[list[Stage], list[str]]] = [([], [])]
+        for stage in top:
+            ways: list[tuple[list[Stage], list[str]]] = []
+            if isinstance(stage, Route):
+                for number, (pattern, branch) in enumerate(stage.branches):
+                    label = pattern if isinstance(pattern, str) else f"branch {number}"
+                    inside = self._paths(flatten(branch))
+                    ways.extend((stages, [label, *labels]) for stages, labels in inside)
+            else:
+                ways.append(([stage], []))
+            paths = [
+                ([*stages, *more], [*labels, *extra])
+                for stages, labels in paths
+                for more, extra in ways
+            ]
+        return paths
+
+    def _made(self, stages: list[Stage], labels: list[str]) -> Pipeline:
         key = tuple(map(id, stages))
         if key not in self._pipelines:
             order = sorted(stages, key=lambda stage: ORDER.index(stage.kind))

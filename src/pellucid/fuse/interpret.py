@@ -39,6 +39,18 @@ class NumpyNamespace:
         """The position of each element in the order of the axes, as int64."""
         return numpy.arange(math.prod(shape), dtype=numpy.int64).reshape(shape)
 
+    def number(self, x: Any) -> Any:
+        """An array of one element as what a line of an update computes with."""
+        return float(x.reshape(()))
+
+    def whole(self, x: Any) -> Any:
+        """A step as an integer."""
+        return int(x)
+
+    def together(self, args: list[Any]) -> list[Any]:
+        """Arguments of one operation, of types that the framework lets meet."""
+        return args
+
 
 def axes_of(over: str, ndim: int) -> tuple[int, ...]:
     """The axes that a reduction of an array removes."""
@@ -68,7 +80,7 @@ def reduce(xp: Any, name: str, x: Any, over: str) -> Any:
             wide = xp.amax(xp.abs(wide), axis=axes, keepdims=True) if axes else xp.abs(wide)
     else:
         wide = xp.sum(wide, axis=axes, keepdims=True) if axes else wide
-    return float(wide.reshape(())) if over in ("tensor", "all") else wide
+    return xp.number(wide) if over in ("tensor", "all") else wide
 
 
 def random_numbers(
@@ -201,6 +213,11 @@ class Interpreter:
                 self.known[node.index] = self._value(node)
         return [self.known[node.index] for node in wanted]
 
+    def reduced(self, name: str, node: Node) -> Any:
+        """A reduction of all this tensor's elements of a node's value."""
+        (value,) = self([node])
+        return reduce(self.xp, name, value, "tensor")
+
     def _value(self, node: Node) -> Any:
         if node.op == "const":
             return node.data
@@ -210,7 +227,7 @@ class Interpreter:
         if row is None or node.op == "size" or node.op in REDUCTIONS:
             return self.leaf(node)
         if row.kind == "random":
-            step = int(self.known[node.args[0].index])
+            step = self.xp.whole(self.known[node.args[0].index])
             made = random_numbers(
                 self.xp, node.op, self.shape, self.seed, stream_of(node.data), self.parameter, step
             )
@@ -224,7 +241,7 @@ class Interpreter:
         assert row.define is not None
         if root_of_total(node):
             return self.xp.cast(row.define(self.xp, self.known[node.args[0].index]), self.dtype)
-        return row.define(self.xp, *args)
+        return row.define(self.xp, *self.xp.together(args))
 
 
 def is_bool(x: Any) -> bool:

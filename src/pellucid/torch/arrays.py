@@ -141,3 +141,15 @@ class TorchNamespace:
     @staticmethod
     def positions(shape: tuple[int, ...]) -> Any:
         return torch.arange(math.prod(shape), dtype=torch.int64).reshape(shape)
+
+    @staticmethod
+    def number(x: Any) -> Any:
+        return float(x.reshape(()))
+
+    @staticmethod
+    def whole(x: Any) -> Any:
+        return int(x)
+
+    @staticmethod
+    def together(args: list[Any]) -> list[Any]:
+        return args

@@ -1,0 +1,185 @@
+"""Runs programs as pure functions of arrays, also under a framework's own tracing.
+
+Nothing here is a plain number unless the framework has it so: hyperparameters, the step and
+conditions may be arrays of one element whose values are known only when a compiled step runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pellucid.fuse.graph import Node, Rank, walk
+from pellucid.fuse.interpret import Interpreter, is_array, number
+from pellucid.fuse.program import Program
+from pellucid.fuse.segment import splits
+from pellucid.ops import RuleError
+
+__all__ = ["Outcome", "Tensor", "Whole", "pure_update"]
+
+
+@dataclass
+class Tensor:
+    """One parameter's part of an update."""
+
+    index: int  # in the optimizer: the counter of its random numbers
+    program: Program
+    shape: tuple[Any, ...]  # None where only the running program knows it
+    param: Any  # in the compute type
+    grad: Any
+    slots: Mapping[str, Any]  # by full name; those of one value a tensor are of shape ()
+    new: Mapping[str, Any]  # whether a slot takes part in its first update: bool, or an array
+    values: Mapping[str, Any]  # the group's hyperparameters by full name, in float64
+    step: Any  # the number of this update, from 1, in float64
+
+
+@dataclass
+class Whole:
+    """What all parameters of an update share."""
+
+    seed: int = 0
+    shared: Mapping[tuple[int, str], Any] = field(default_factory=dict)  # optimizer-wide slots
+    extras: Mapping[str, Any] = field(default_factory=dict)  # numbers, or arrays by index
+    totals: dict[tuple[str, Any], Any] = field(default_factory=dict)
+    sizes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Outcome:
+    """What an update gives: nothing is written."""
+
+    values: list[dict[str, Any]]  # of each tensor: ``param`` and slots that change, by full name
+    shared: dict[tuple[int, str], Any]
+    veto: Any  # None: no stage can veto; else a condition
+
+
+def pure_update(xp: Any, tensors: Sequence[Tensor], whole: Whole) -> Outcome:
+    """One update of all tensors in the array namespace ``xp``, in the programs' own order."""
+    _count(tensors, whole)
+    runs = [_interpreter(xp, tensor, whole) for tensor in tensors]
+    _reduce_over_all(xp, tensors, runs, whole)
+    values: list[dict[str, Any]] = []
+    shared: dict[tuple[int, str], Any] = {}
+    veto: Any = None
+    for tensor, run in zip(tensors, runs, strict=True):
+        traced = tensor.program.traced
+        names = [*traced.slots, "param"]
+        results = run([*traced.slots.values(), traced.param])
+        values.append(dict(zip(names, results, strict=True)))
+        for condition in run(traced.vetoes):
+            veto = condition if veto is None else either(xp, veto, condition)
+        for name, value in zip(traced.shared, run(traced.shared.values()), strict=True):
+            ordinal, _, full = name.partition(":")
+            shared.setdefault((int(ordinal), full), value)
+    return Outcome(values, shared, veto)
+
+
+def either(xp: Any, one: Any, other: Any) -> Any:
+    """Whether one of two conditions holds; each a bool or an array."""
+    if not is_array(one):
+        return True if one else other
+    return one if not is_array(other) and not other else xp.logical_or(one, other)
+
+
+def _interpreter(xp: Any, tensor: Tensor, whole: Whole) -> Interpreter:
+    return Interpreter(
+        xp,
+        tensor.program.compute,
+        tensor.shape,
+        lambda node: _leaf(xp, tensor, whole, node),
+        whole.seed,
+        tensor.index,
+    )
+
+
+def _leaf(xp: Any, tensor: Tensor, whole: Whole, node: Node) -> Any:
+    """The value of a leaf of a tensor's graph."""
+    if splits(node):
+        return whole.totals[node.op, node.data[1]]
+    if node.op in ("param", "grad"):
+        return getattr(tensor, node.op)
+    if node.op == "slot":
+        one = node.rank == Rank.TENSOR
+        return xp.wide(tensor.slots[node.data]) if one else tensor.slots[node.data]
+    if node.op == "hyper":
+        return tensor.values[node.data]
+    if node.op == "step":
+        return tensor.step
+    if node.op == "is_new":
+        return tensor.new[node.data]
+    if node.op == "shared":
+        return whole.shared[node.data]
+    if node.op == "extra":
+        value = whole.extras[node.data]
+        return value[tensor.index] if isinstance(value, Mapping) else value
+    return _size(tensor, whole, node.data)
+
+
+def _size(tensor: Tensor, whole: Whole, counted: str) -> float:
+    if counted.startswith("all ") or counted == "tensors":
+        size = whole.sizes[counted]
+    else:
+        size = sizes_of(tensor.shape)[counted]
+    if size is None:
+        raise RuleError(
+            f"the update asks how many {counted} there are, and of rows that only a step finds out "
+            "that is not known: use sparse='dense' for this parameter"
+        )
+    return float(size)
+
+
+def sizes_of(shape: tuple[Any, ...]) -> dict[str, int | None]:
+    """How many elements, rows and columns a tensor has; None where only a step knows."""
+    rows = shape[0] if shape else 1
+    columns = math.prod(shape[1:])
+    return {"elements": None if rows is None else rows * columns, "rows": rows, "columns": columns}
+
+
+def _count(tensors: Sequence[Tensor], whole: Whole) -> None:
+    whole.sizes = {"tensors": len(tensors)}
+    for name in ("elements", "rows", "columns"):
+        counts = [sizes_of(tensor.shape)[name] for tensor in tensors]
+        known = [count for count in counts if count is not None]
+        whole.sizes[f"all {name}"] = sum(known) if len(known) == len(counts) else None
+
+
+def _waits(node: Node, whole: Whole) -> bool:
+    """Whether a reduction over all tensors needs another one first."""
+    return any(
+        splits(n) and n.data[0] == "all" and (n.op, n.data[1]) not in whole.totals
+        for n in walk(node.args)
+    )
+
+
+def _reduce_over_all(
+    xp: Any, tensors: Sequence[Tensor], runs: Sequence[Interpreter], whole: Whole
+) -> None:
+    """Reductions over all tensors, level by level."""
+    while True:
+        found: dict[tuple[str, Any], Any] = {}
+        waiting = False
+        for tensor, run in zip(tensors, runs, strict=True):
+            for node in tensor.program.segmented.global_reductions:
+                key = (node.op, node.data[1])
+                if key in whole.totals:
+                    continue
+                if _waits(node, whole):
+                    waiting = True
+                    continue
+                part = run.reduced(node.op, node.args[0])
+                found[key] = _joined(xp, node.op, found.get(key), part)
+        whole.totals.update(found)
+        if not waiting:
+            return
+
+
+def _joined(xp: Any, op: str, before: Any, part: Any) -> Any:
+    if before is None:
+        return part
+    if op != "max_abs":
+        return before + part
+    if is_array(before) or is_array(part):
+        return xp.maximum(before, part)
+    return number("maximum", (before, part))

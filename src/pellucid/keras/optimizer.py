@@ -1,0 +1,634 @@
+"""A real `keras.optimizers.Optimizer` that runs a rule on each of Keras's backends."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import keras
+from keras.src import backend
+from keras.src.utils.naming import auto_name
+
+from pellucid.changes import Change, Journal
+from pellucid.compose import Composed, flatten, transformers_of
+from pellucid.declare import HyperparameterError, plain_value
+from pellucid.keras.arguments import ALIASES, with_arguments
+from pellucid.keras.core import Core, Group, Parameter, Setting, path_of
+from pellucid.keras.hypers import Choice, Hyperparameter
+from pellucid.keras.update import Pair, traced_update
+
+__all__ = ["Optimizer"]
+
+SPARSE = ("dense", "lazy")
+LIVE = ("ema_momentum", "loss_scale_factor")
+"""Keras's own numbers that are read in each step: plain attributes there, frozen when compiled."""
+
+
+class Variables(list):  # type: ignore[type-arg]
+    """A list of Variables that may also be called, as the legacy optimizers' method was."""
+
+    def __call__(self) -> Variables:
+        return self
+
+
+class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
+    """Updates variables by a rule, a chain or a route, on TensorFlow, JAX and torch.
+
+    Args:
+        stage: what updates the variables.
+        gradient_transformers: functions of a list of (gradient, variable) pairs that give such a
+            list, called before the stages; a pair that is left out skips its variable.
+        groups: overrides by pattern of the variables' paths: ``{"*/bias": {"weight_decay": 0}}``;
+            the first match wins.
+        sparse: what becomes of a gradient of some rows (TensorFlow's IndexedSlices): "dense"
+            updates all rows, those without a gradient with a zero; "lazy" reads and moves only
+            the rows that have one.
+        seed: of random numbers, from 0.
+        name: the optimizer's; it stands before the names of its variables.
+        weight_decay: sets the rule's own where it has one, else adds `decay_weights`.
+        clipnorm, clipvalue, global_clipnorm: at most one: Keras's clipping, as a stage.
+        use_ema, ema_momentum, ema_overwrite_frequency, loss_scale_factor,
+            gradient_accumulation_steps: as in Keras.
+
+    Every hyperparameter is an attribute under Keras's name and the canonical one, a Variable that
+    is live in a compiled step: ``opt.beta_1 = 0.95``, ``opt.beta_1.assign(0.95)``,
+    ``opt["beta_1"] = 0.95``. A schedule or a callable of the step is taken as well.
+    """
+
+    def __init__(
+        self,
+        stage: Composed,
+        *,
+        gradient_transformers: Iterable[Callable[..., Any]] = (),
+        groups: Mapping[Any, Mapping[str, Any]] | None = None,
+        sparse: str = "dense",
+        seed: int = 0,
+        name: str | None = None,
+        weight_decay: Any = None,
+        clipnorm: Any = None,
+        clipvalue: Any = None,
+        global_clipnorm: Any = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+    ) -> None:
+        flatten(stage)
+        _check_own(sparse, seed, gradient_transformers)
+        if name is None:
+            own = type(self).__name__ != "Optimizer"
+            name = auto_name(type(self).__name__ if own else _title(stage))
+        super().__init__(
+            learning_rate=0.0,
+            weight_decay=None,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            name=name,
+        )
+        for key in ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm"):
+            self.__dict__.pop(key, None)  # hyperparameters, as all others
+        composed = with_arguments(
+            stage, weight_decay,
+            clipnorm=clipnorm, clipvalue=clipvalue, global_clipnorm=global_clipnorm,
+        )  # fmt: skip
+        given = {
+            "stage": stage, "weight_decay": weight_decay, "clipnorm": clipnorm,
+            "clipvalue": clipvalue, "global_clipnorm": global_clipnorm,
+        }  # fmt: skip
+        self._set("_given", _Held(given))
+        self._set("sparse", sparse)
+        functions = (*gradient_transformers, *transformers_of(stage))
+        self._set("_transformers", _Held(functions))
+        self._set("_journal", _Held(Journal()))
+        self.journal.live = lambda: self.updates
+        self._set("_extras", _Held({}))
+        self._set("_vetoed", None)
+        self._set("_core", None)
+        self._set("_core", _Held(Core(self, composed, groups, seed)))
+        rate = self._rate()
+        if rate is not None:
+            self._untrack_variable(self._learning_rate)
+            self._track_variable(rate.variable)
+            super().__setattr__("_learning_rate", rate.variable)
+
+    def _set(self, name: str, value: Any) -> None:
+        """Set an attribute past Keras's tracking."""
+        object.__setattr__(self, name, value)
+
+    @property
+    def core(self) -> Core:
+        """Settings, groups, slots and programs."""
+        return self._core.what  # type: ignore[no-any-return]
+
+    @property
+    def stage(self) -> Composed:
+        """What updates the variables, Keras's clipping and decay among it."""
+        return self.core.stage
+
+    @property
+    def journal(self) -> Journal:
+        """Every change of a hyperparameter."""
+        return self._journal.what  # type: ignore[no-any-return]
+
+    # -- settings --------------------------------------------------------------------------
+
+    def _branch_of_names(self) -> list[Group]:
+        """Where a bare name is looked for: the last branch of a route takes the rest."""
+        return [*reversed(self.core.branches)]
+
+    def _rate(self) -> Hyperparameter | None:
+        found = self.setting("learning_rate")
+        return found if isinstance(found, Hyperparameter) else None
+
+    @staticmethod
+    def alias(group: Group, name: str) -> str:
+        """Keras's argument under the full name of the stage that it became."""
+        full = ALIASES.get(name, name)
+        return full if full in group.cells and not group.names.canonical(name) else name
+
+    def setting(self, name: str) -> Setting | None:
+        """The optimizer's own setting of a canonical or Keras's name; None if there is none."""
+        if name == "lr":
+            name = "learning_rate"
+        for branch in self._branch_of_names():
+            fulls = branch.names.canonical(self.alias(branch, name))
+            if fulls:
+                return branch.setting(fulls[0])
+        return None
+
+    def _known(self) -> list[str]:
+        names: dict[str, None] = {}
+        for branch in self._branch_of_names():
+            names.update(dict.fromkeys(branch.names.native_keys()))
+            names.update((key, None) for key, full in ALIASES.items() if full in branch.cells)
+        return [*names]
+
+    def __getattr__(self, name: str) -> Any:
+        core = self.__dict__.get("_core")
+        if name.startswith("_") or core is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        found = self.setting(name)
+        if found is not None:
+            return found.value if isinstance(found, Choice) else _current(found)
+        if name in ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm"):
+            return None
+        for branch in self._branch_of_names():
+            for stage in branch.pipeline.stages:
+                if stage.kind != "rule" and stage.name == name:
+                    return _StageSettings(self, branch, name)
+        raise AttributeError(self._unknown(name))
+
+    def _unknown(self, name: str) -> str:
+        known = self._known()
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"{self.name} has no attribute {name!r}{hint} (hyperparameters: {', '.join(known)})"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self.__dict__.get("_core") is None or name.startswith("_"):
+            super().__setattr__(name, value)
+            return
+        found = self.setting(name)
+        if found is not None:
+            found.set(_taken(value), "assignment")
+        elif name in LIVE:
+            self._set_live(name, value)
+        elif name in ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm"):
+            if value is not None:
+                raise AttributeError(
+                    f"{self.name} was made without {name}, so {name}={value!r} cannot be set; "
+                    f"give it to the constructor, {name}={value!r}, or a stage to chain(...)"
+                )
+        elif name in self.__dict__ or hasattr(type(self), name):
+            super().__setattr__(name, value)
+        else:
+            raise AttributeError(self._unknown(name))
+
+    def _set_live(self, name: str, value: Any) -> None:
+        """A number of Keras's own: compiled steps hold it, so they are made anew."""
+        if name == "ema_momentum" and not 0 <= float(value) <= 1:
+            raise HyperparameterError(f"{self.name}/{name} is {value!r}; allowed is 0 to 1")
+        self.before_write()
+        super().__setattr__(name, value)
+        self.restructured()
+
+    def __getitem__(self, name: str) -> Any:
+        found = self._by_path(name)
+        return found.value if isinstance(found, Choice) else _current(found)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._by_path(name).set(_taken(value), "assignment")
+
+    def _by_path(self, name: str) -> Setting:
+        own = name.removeprefix(f"{self.name}/").removesuffix(":0")
+        found = self.setting(own)
+        if found is not None:
+            return found
+        for group in [*self.core.groups, *self.core.branches]:
+            label, _, last = own.rpartition("/")
+            fulls = group.names.canonical(self.alias(group, last))
+            if label == group.label and fulls:
+                return group.setting(fulls[0])
+        raise KeyError(self._unknown(name))
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._known()]
+
+    @property
+    def learning_rate(self) -> Any:
+        """The learning rate's Variable; of a schedule, with the number of the next step."""
+        core = self.__dict__.get("_core")
+        rate = self._rate() if core is not None else None
+        if rate is None:
+            return self.__dict__["_learning_rate"]
+        return _current(rate)
+
+    @learning_rate.setter
+    def learning_rate(self, value: Any) -> None:
+        rate = self._rate()
+        if rate is None:
+            raise AttributeError(self._unknown("learning_rate"))
+        rate.set(_taken(value), "assignment")
+
+    # -- changes ---------------------------------------------------------------------------
+
+    @property
+    def updates(self) -> int:
+        """Completed updates, on the host."""
+        self.before_write()
+        return int(keras.ops.convert_to_numpy(self.iterations))
+
+    def before_write(self) -> None:
+        """Have a running trainer hand its state over, so that a write is not lost."""
+        from pellucid.keras.trainers import synchronise
+
+        synchronise(self)
+
+    def restructured(self) -> None:
+        """What a step computes has changed: new slots, and compiled steps made anew."""
+        from pellucid.keras.trainers import rebuild
+
+        if self.__dict__.get("_core") is None:
+            return
+        self.core.resolve_refs()
+        if self.built:
+            self._make_slots()
+        self._set("_kernel", None)
+        rebuild(self)
+
+    def changed(self, setting: Setting, old: Any, source: str, reason: str) -> None:
+        """Put a change on record, for each group that it concerns."""
+        if not self.built:
+            return
+        schedule = None
+        if isinstance(setting, Hyperparameter) and setting.driver is not None:
+            schedule = _config(setting.driver, setting.full)
+        for group in self.core.groups:
+            if group.settings.get(setting.full) is setting:
+                self.journal.record(
+                    Change(
+                        self.updates + 1, group.label, setting.full, old, setting.shown(), source,
+                        reason, schedule=schedule,
+                    )
+                )  # fmt: skip
+
+    def _begin_journal(self) -> None:
+        for group in self.core.groups:
+            values = {full: one.shown() for full, one in group.settings.items()}
+            schedules = {
+                full: _config(cell.driver, full)
+                for full, cell in group.cells.items()
+                if cell.driver is not None
+            }
+            self.journal.begin(self.updates + 1, group.label, values, schedules, "assignment")
+
+    def note_refused(self, refused: Any) -> None:
+        """Keep which hyperparameter a step found out of its bounds."""
+        old = keras.ops.convert_to_tensor(self._refused.value)
+        self.assign(self._refused, keras.ops.maximum(old, keras.ops.cast(refused, "int32")))
+
+    def report_refused(self) -> None:
+        """Raise if a compiled step found a hyperparameter out of its bounds, and so did nothing."""
+        if not self.built:
+            return
+        self.before_write()
+        place = int(keras.ops.convert_to_numpy(self._refused))
+        if not place:
+            return
+        self._refused.assign(0)
+        cell = self.core.cells[place - 1]
+        raise HyperparameterError(
+            f"{cell.where} was out of its bounds in a step: allowed is {cell.declared.allowed()}; "
+            f"it is {cell.driver or cell.number!r}. Those updates were skipped whole; assign "
+            "another value and go on"
+        )
+
+    # -- building --------------------------------------------------------------------------
+
+    def build(self, variables: Iterable[Any]) -> None:
+        """Create the state of these variables.
+
+        Raises:
+            ValueError: a pattern of ``groups=`` or of a route takes no variable, or a variable
+                is taken by none.
+        """
+        if self.built:
+            return
+        listed = list(variables)
+        self.core.build(listed)
+        super().build(listed)
+        self._make_slots()
+        for cell in self.core.cells:
+            if cell.variable is not self._learning_rate:
+                self._track_variable(cell.variable)
+        self._make_shared()
+        self.built = True
+        self._begin_journal()
+
+    def _make_slots(self) -> None:
+        """Create the slots that should exist and do not."""
+        for parameter, full, declared in self.core.missing_slots():
+            shape = self.core.shape_of(parameter, full, declared)
+            fill = self.core.first_value(parameter, full, declared)
+            native = self.core.groups[parameter.group].names.slots[full]
+            with backend.name_scope(self.name, caller=self):
+                parameter.slots[full] = self._slot(parameter, native, shape, fill, declared.dtype)
+        self._make_flags()
+
+    def _slot(
+        self, parameter: Parameter, native: str, shape: tuple[int, ...], fill: float, dtype: Any
+    ) -> Any:
+        value = keras.initializers.Constant(fill) if fill else "zeros"
+        if shape == parameter.shape and dtype in (None, parameter.dtype):
+            return self.add_variable_from_reference(
+                parameter.variable, name=native, initializer=value
+            )
+        name = f"{parameter.name.replace('/', '_')}_{native}"
+        return self.add_variable(shape, value, dtype or parameter.dtype, name=name)
+
+    def _make_flags(self) -> None:
+        """One flag for each slot whose rule asks whether it is new."""
+        wanted = [key for key in self.core.asking_flags() if key not in self.core.flags]
+        if not wanted:
+            return
+        core, old = self.core, self.core.begun
+        for key in wanted:
+            core.flags[key] = len(core.flags)
+        with backend.name_scope(self.name, caller=self):
+            core.begun = self.add_variable((len(core.flags),), "zeros", "float32", name="begun")
+        if old is not None:
+            kept = keras.ops.convert_to_numpy(old)
+            core.begun.assign([*kept.tolist(), *[0.0] * len(wanted)])
+            self._untrack_variable(old)
+
+    def _make_shared(self) -> None:
+        """Optimizer-wide slots, and where a compiled step tells what it refused."""
+        from pellucid.declare import Ref
+
+        with backend.name_scope(self.name, caller=self):
+            for group in self.core.groups:
+                for key, stage, declared in group.pipeline.shared:
+                    if key in self.core.shared:
+                        continue
+                    init = declared.init
+                    fill = (
+                        group.cells[group.pipeline.resolve(stage, init.name)].at(0)
+                        if isinstance(init, Ref)
+                        else float(init)
+                    )
+                    self.core.shared[key] = self.add_variable(
+                        (), keras.initializers.Constant(fill), "float32", name=key[1]
+                    )
+            self._set("_refused", self.add_variable((), "zeros", "int32", name="refused"))
+
+    def spared(self, variable: Any) -> bool:
+        """Whether `exclude_from_weight_decay` names a variable."""
+        return not self._use_weight_decay(variable)
+
+    @property
+    def variables(self) -> Variables:
+        """All Variables, a list that may also be called: iteration, learning_rate, slots as Keras
+        has them, and then the other hyperparameters."""
+        found = Variables(self._variables)
+        core = self.__dict__.get("_core")
+        if core is not None and not self.built:
+            found.extend(
+                cell.variable
+                for cell in self.core.cells
+                if not any(cell.variable is one for one in found)
+            )
+        return found
+
+    def variable(self, name: str) -> Any:
+        """The Variable of a name or path, with or without ``:0``.
+
+        Raises:
+            KeyError: there is none, or several of that name.
+        """
+        wanted = name.removesuffix(":0")
+        found = [one for one in self.variables if wanted in (path_of(one), one.name)]
+        exact = [one for one in found if path_of(one) == wanted] or found
+        if len(exact) != 1:
+            raise KeyError(
+                f"{self.name} has {len(exact)} variables {name!r}: "
+                + ", ".join(path_of(one) for one in self.variables)
+            )
+        return exact[0]
+
+    # -- the step --------------------------------------------------------------------------
+
+    def apply(self, grads: Any, trainable_variables: Any = None, **extras: Any) -> None:
+        """Update the variables by their gradients, None for those that have none.
+
+        Args:
+            grads: gradients in the order of the variables.
+            trainable_variables: as in Keras; builds the optimizer at the first call.
+            extras: what the stages declare with `extra`, by name: a number, or a list of arrays
+                in the order of the variables that the optimizer was built with.
+        """
+        self._set("_extras", _Held(self._checked_extras(extras)))
+        self._set("_vetoed", None)
+        try:
+            super().apply(grads, trainable_variables)
+            if self._vetoed is not None and not self.gradient_accumulation_steps:
+                one = keras.ops.cast(self._vetoed, self._iterations.dtype)
+                self._iterations.assign(keras.ops.subtract(self._iterations, one))
+        finally:
+            self._set("_extras", _Held({}))
+            self._set("_vetoed", None)
+
+    def _checked_extras(self, extras: Mapping[str, Any]) -> dict[str, Any]:
+        wanted = self.core.extras
+        for name in extras:
+            if name not in wanted:
+                known = ", ".join(wanted) or "none"
+                raise TypeError(f"apply has no input {name!r} (declared by the stages: {known})")
+        found: dict[str, Any] = {}
+        for name, shape in wanted.items():
+            if name not in extras:
+                raise TypeError(f"apply needs {name}=..., an input that the stages declare")
+            given = extras[name]
+            found[name] = given if shape == "scalar" else dict(enumerate(given))
+        return found
+
+    def _clip_gradients(self, grads: Any) -> Any:
+        return grads  # a stage does it
+
+    def _apply_weight_decay(self, variables: Any) -> None:
+        """A stage does it."""
+
+    def _backend_update_step(
+        self, grads: Any, trainable_variables: Any, learning_rate: Any
+    ) -> None:
+        pairs = list(zip(grads, trainable_variables, strict=True))
+        if hasattr(self, "_all_reduce_sum_gradients"):
+            pairs = self._all_reduce_sum_gradients(pairs)
+        pairs = self._transformed(pairs)
+        if not pairs:
+            return
+        prepared = [
+            Pair(self.core.parameters[self._get_variable_index(variable)], grad)
+            for grad, variable in pairs
+        ]
+        self._set("_vetoed", traced_update(self, prepared, self._numbers(self._extras.what)))
+
+    def _numbers(self, extras: Mapping[str, Any]) -> dict[str, Any]:
+        from pellucid.keras.namespaces import namespace
+
+        xp = namespace()
+        return {
+            name: value if isinstance(value, dict) else xp.number(
+                xp.wide(keras.ops.convert_to_tensor(value))
+            )
+            for name, value in extras.items()
+        }  # fmt: skip
+
+    def _transformed(self, pairs: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+        """Pairs after the plain functions, matched by identity."""
+        from pellucid.keras.transformed import checked
+
+        for function in self._transformers.what:
+            pairs = checked(function, pairs)
+        return pairs
+
+    # -- configuration ---------------------------------------------------------------------
+
+    def get_config(self) -> dict[str, Any]:
+        """All arguments with the values that hold now, as plain data."""
+        from pellucid.keras.config import config_of
+
+        return config_of(self)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None) -> Optimizer:
+        """The optimizer that `get_config` described."""
+        from pellucid.keras.config import from_config
+
+        return from_config(cls, config)
+
+    def finalize_variable_values(self, var_list: Any) -> None:
+        """What Keras does at the end of training; also tells of updates that were skipped."""
+        super().finalize_variable_values(var_list)
+        self.report_refused()
+
+
+class _Held:
+    """Hides its content from Keras's and TensorFlow's tracking of attributes."""
+
+    __slots__ = ("what",)
+
+    def __init__(self, what: Any) -> None:
+        self.what = what
+
+
+class _StageSettings:
+    """The hyperparameters of one stage as attributes: ``opt.average_weights.decay``."""
+
+    def __init__(self, optimizer: Optimizer, group: Group, stage: str) -> None:
+        object.__setattr__(self, "_of", (optimizer, group, stage))
+
+    def _setting(self, name: str) -> Setting:
+        optimizer, group, stage = self._of
+        full = f"{stage}.{name}"
+        if full not in group.settings:
+            known = [one.partition(".")[2] for one in group.settings if one.startswith(f"{stage}.")]
+            raise AttributeError(f"{stage} has no {name!r} (hyperparameters: {', '.join(known)})")
+        return group.setting(full)  # type: ignore[no-any-return]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        found = self._setting(name)
+        return found.value if isinstance(found, Choice) else _current(found)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._setting(name).set(_taken(value), "assignment")
+
+
+def _current(cell: Hyperparameter) -> Any:
+    """A hyperparameter's Variable; one that is driven gets the number of the next step first."""
+    if cell.driver is not None and _eager():
+        cell.optimizer.before_write()
+        cell.variable.put(cell.at(cell.optimizer.updates))
+    return cell.variable
+
+
+def _eager() -> bool:
+    """Whether code runs at once: not while a step is traced."""
+    from keras.src.backend.common.stateless_scope import in_stateless_scope
+
+    if in_stateless_scope():
+        return False
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return bool(tf.executing_eagerly())
+    return True
+
+
+def _taken(value: Any) -> Any:
+    """A Variable or array that was given as a value stands for its number."""
+    from pellucid.keras.hypers import number_of
+
+    if isinstance(value, keras.Variable) or (
+        hasattr(value, "dtype") and not callable(value) and not isinstance(value, type)
+    ):
+        return number_of(value)
+    return value
+
+
+def _config(driver: Any, full: str) -> dict[str, Any]:
+    """What drives a value as plain data; of what has none, how it looks."""
+    if isinstance(driver, keras.optimizers.schedules.LearningRateSchedule):
+        return {"repr": keras.saving.serialize_keras_object(driver)["class_name"]}
+    try:
+        return dict(plain_value(driver, full))
+    except Exception:
+        return {"repr": repr(driver)}
+
+
+def _title(stage: Composed) -> str:
+    """What an optimizer of a stage is called: its rule's name."""
+    for one in flatten(stage):
+        if getattr(one, "kind", None) == "rule":
+            return type(one).__name__
+    return "Optimizer"
+
+
+def _check_own(sparse: Any, seed: Any, transformers: Iterable[Any]) -> None:
+    if sparse not in SPARSE:
+        raise ValueError(f"sparse is {sparse!r}; allowed is 'dense' or 'lazy'")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 1 << 63:
+        raise ValueError(f"seed is {seed!r}; allowed is a whole number from 0, below 2**63")
+    for function in transformers:
+        if not callable(function):
+            raise TypeError(f"gradient_transformers has {function!r}, which is no function")
+

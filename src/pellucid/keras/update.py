@@ -1,0 +1,242 @@
+"""One update of a Keras optimizer as a pure function of its variables, in the backend's arrays.
+
+Runs eagerly and under each backend's own compiler: TensorFlow's graphs and XLA, JAX's jit. Where a
+fused kernel can run instead, `pellucid.keras.kernels` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy
+
+from pellucid.fuse.pure import Outcome, Tensor, Whole, either, pure_update
+from pellucid.keras.core import Parameter
+from pellucid.keras.namespaces import namespace, wide_scalars
+
+if TYPE_CHECKING:
+    from pellucid.keras.optimizer import Optimizer
+
+__all__ = ["Numbers", "numbers_of", "traced_update"]
+
+
+@dataclass
+class Numbers:
+    """A step's hyperparameters in the backend's arrays."""
+
+    values: list[dict[str, Any]]  # of each group, by full name: float64 of shape ()
+    step: Any  # the number of this update, from 1
+    refused: Any  # 0, or 1 + the place of the first hyperparameter that is out of its bounds
+
+
+def numbers_of(optimizer: Optimizer) -> Numbers:
+    """All hyperparameters for the update after ``optimizer.iterations`` completed ones."""
+    xp, core = namespace(), optimizer.core
+    updates = xp.wide(keras.ops.convert_to_tensor(optimizer.iterations))
+    real = keras.ops.convert_to_tensor(optimizer._iterations)
+    cells = core.cells
+    known = {id(cell): cell.traced(xp, updates, real) for cell in cells}
+    refused: Any = xp.wide(updates * 0.0)
+    for place in reversed(range(len(cells))):
+        cell = cells[place]
+        fits = cell.fits(xp, known[id(cell)])
+        refused = xp.where(fits, refused, refused * 0.0 + float(place + 1))
+    values = [
+        {full: known[id(cell)] for full, cell in group.cells.items()} for group in core.groups
+    ]
+    return Numbers(values, updates + 1.0, refused)
+
+
+@dataclass
+class Pair:
+    """A gradient and the variable that it is for; `rows` where only these were touched."""
+
+    parameter: Parameter
+    grad: Any
+    rows: Any = None
+
+
+def traced_update(
+    optimizer: Optimizer, pairs: Sequence[Pair], extras: Mapping[str, Any]
+) -> Any:
+    """Update all variables; the condition under which nothing was changed, or None."""
+    with wide_scalars():
+        numbers = numbers_of(optimizer)
+        update = _Update(optimizer, pairs, extras, numbers)
+        sleepers = [*optimizer.core.sleepers().items()]
+        new, veto = update.chosen(sleepers, frozenset())
+        xp = namespace()
+        veto = either(xp, veto, numbers.refused > 0.0) if veto is not None else numbers.refused > 0.0
+        update.write(new, veto)
+        optimizer.note_refused(numbers.refused)
+        return veto
+
+
+class _Update:
+    """The variables that an update reads and writes, and how."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        pairs: Sequence[Pair],
+        extras: Mapping[str, Any],
+        numbers: Numbers,
+    ) -> None:
+        self.optimizer, self.pairs, self.numbers = optimizer, pairs, numbers
+        self.core, self.extras, self.xp = optimizer.core, extras, namespace()
+        self.targets: list[tuple[Any, Any]] = []  # Variable, rows
+        for pair in pairs:
+            self.targets.append((pair.parameter.variable, pair.rows))
+            self.targets.extend(
+                (slot, pair.rows if _by_row(pair.parameter, slot) else None)
+                for slot in pair.parameter.slots.values()
+            )
+        self.targets.extend((variable, None) for variable in self.core.shared.values())
+
+    def chosen(self, sleepers: list[tuple[str, int]], asleep: frozenset[str]) -> Any:
+        """New values of all targets, and the veto: of the program in which some stages sleep."""
+        if not sleepers:
+            return self._run(asleep)
+        (name, every), *others = sleepers
+        awake = _divides(every, self.numbers.step)
+        if isinstance(awake, bool):
+            return self.chosen(others, asleep if awake else asleep | {name})
+
+        def branch(sleeping: frozenset[str]) -> Callable[[], Any]:
+            def run() -> Any:
+                new, veto = self.chosen(others, sleeping)
+                never = self.numbers.step < 0.0
+                return [*new, never if veto is None else veto]
+
+            return run
+
+        *new, veto = keras.ops.cond(awake, branch(asleep), branch(asleep | {name}))
+        return new, veto
+
+    def _run(self, asleep: frozenset[str]) -> tuple[list[Any], Any]:
+        xp = self.xp
+        tensors = [self._tensor(pair, asleep) for pair in self.pairs]
+        shared = {key: xp.wide(_value(v)) for key, v in self.core.shared.items()}
+        whole = Whole(self.core.seed, shared, self.extras)
+        outcome = pure_update(xp, tensors, whole)
+        return self._in_order(outcome), outcome.veto
+
+    def _tensor(self, pair: Pair, asleep: frozenset[str]) -> Tensor:
+        parameter, core, xp = pair.parameter, self.core, self.xp
+        made = core.program(parameter, asleep)
+        slots = {}
+        for full, variable in parameter.slots.items():
+            value = _value(variable)
+            if pair.rows is not None and _by_row(parameter, variable):
+                value = _gathered(value, pair.rows)
+            kind = dict(made.variant.slots)[full]
+            slots[full] = value if kind == "scalar" else xp.cast(value, made.compute)
+        param, shape = _value(parameter.variable), parameter.shape
+        if pair.rows is not None:
+            param, shape = _gathered(param, pair.rows), (None, *shape[1:])
+        new = {full: self._new(parameter, full) for full in parameter.slots}
+        return Tensor(
+            parameter.index, made, shape, xp.cast(param, made.compute),
+            xp.cast(pair.grad, made.compute), slots, new,
+            self.numbers.values[parameter.group], self.numbers.step,
+        )  # fmt: skip
+
+    def _new(self, parameter: Parameter, full: str) -> Any:
+        place = self.core.flags.get((parameter.index, full))
+        if place is None:
+            return False
+        return self.xp.wide(_value(self.core.begun)[place]) == 0.0
+
+    def _in_order(self, outcome: Outcome) -> list[Any]:
+        """The outcome by target, in the targets' own types; None for what stays."""
+        new: list[Any] = []
+        for pair, values in zip(self.pairs, outcome.values, strict=True):
+            new.append(self._stored(values["param"], pair.parameter.variable, pair.rows))
+            for full, slot in pair.parameter.slots.items():
+                rows = pair.rows if _by_row(pair.parameter, slot) else None
+                value = values.get(full)
+                if value is None:
+                    value = _value(slot) if rows is None else _gathered(_value(slot), rows)
+                new.append(self._stored(value, slot, rows))
+        for key, variable in self.core.shared.items():
+            given = outcome.shared.get(key)
+            new.append(self._stored(_value(variable) if given is None else given, variable, None))
+        return new
+
+    def _stored(self, value: Any, variable: Any, rows: Any) -> Any:
+        """A value in a variable's own type and shape."""
+        dtype = keras.backend.standardize_dtype(variable.dtype)
+        if isinstance(value, (int, float, bool)):
+            value = self.xp.wide(self.numbers.step) * 0.0 + float(value)
+        value = self.xp.cast(value, dtype)
+        shape = tuple(variable.shape)
+        if rows is not None:
+            return keras.ops.broadcast_to(value, (keras.ops.shape(rows)[0], *shape[1:]))
+        return keras.ops.reshape(keras.ops.broadcast_to(value, shape), shape) if tuple(
+            value.shape
+        ) != shape else value
+
+    def write(self, new: Sequence[Any], veto: Any) -> None:
+        """Write new values, unless vetoed."""
+        for (variable, rows), value in zip(self.targets, new, strict=True):
+            old = _value(variable) if rows is None else _gathered(_value(variable), rows)
+            kept = self.xp.where(veto, old, value)
+            if rows is None:
+                self.optimizer.assign(variable, kept)
+            else:
+                _scatter(variable, rows, kept)
+        self._note_begun(veto)
+
+    def _note_begun(self, veto: Any) -> None:
+        places = [
+            place
+            for pair in self.pairs
+            for (index, _), place in self.core.flags.items()
+            if index == pair.parameter.index
+        ]
+        if not places:
+            return
+        begun = self.core.begun
+        mask = numpy.zeros(tuple(begun.shape), "float32")
+        mask[places] = 1.0
+        old = keras.ops.convert_to_tensor(begun.value)
+        self.optimizer.assign(
+            begun, self.xp.where(veto, old, keras.ops.maximum(old, keras.ops.cast(mask, "float32")))
+        )
+
+
+def _value(variable: Any) -> Any:
+    """A variable's array."""
+    if isinstance(variable, keras.Variable):
+        variable = variable.value
+    return keras.ops.convert_to_tensor(variable)
+
+
+def _by_row(parameter: Parameter, slot: Any) -> bool:
+    """Whether a slot has something of its own for each row of its parameter."""
+    shape = tuple(slot.shape)
+    return bool(shape) and bool(parameter.shape) and shape[0] == parameter.shape[0] and (
+        shape == parameter.shape or all(length == 1 for length in shape[1:])
+    )
+
+
+def _divides(every: int, step: Any) -> Any:
+    """Whether a stage takes part in this update: a bool where the step is known."""
+    if keras.backend.backend() == "torch":
+        return int(step) % every == 0
+    return keras.ops.equal(keras.ops.mod(step, float(every)), 0.0)
+
+
+def _gathered(value: Any, rows: Any) -> Any:
+    return keras.ops.take(value, rows, axis=0)
+
+
+def _scatter(variable: Any, rows: Any, values: Any) -> None:
+    """Write some rows of a TensorFlow variable."""
+    import tensorflow as tf
+
+    target = variable.value if isinstance(variable, keras.Variable) else variable
+    target.scatter_update(tf.IndexedSlices(values, rows))
