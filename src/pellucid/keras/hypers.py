@@ -124,6 +124,7 @@ class Hyperparameter:
         self.full, self.native, self.label = full, native, label
         self.driver: Any = None
         self.target: Hyperparameter | None = None  # of a `ref`
+        self._known: tuple[Any, Any, float] = (None, None, 0.0)
         value = check_value(declared, as_driver(value), self.where)
         if not is_number(value) and not is_scalar_array(value):
             self.driver = value
@@ -154,7 +155,11 @@ class Hyperparameter:
     @property
     def number(self) -> float:
         """The number that the Variable holds, as it was written: 0.999, not its float32."""
-        return number_of(self.variable.value)
+        held = self.variable._value
+        version = getattr(held, "_version", None)  # torch's count of writes
+        if version is None or self._known[:2] != (id(held), version):
+            self._known = id(held), version, number_of(self.variable.value)
+        return self._known[2]
 
     def at(self, updates: int) -> float:
         """The number of the update after ``updates`` completed ones, on the host."""
@@ -162,7 +167,10 @@ class Hyperparameter:
             return self.target.at(updates)
         if self.driver is None:
             return self.number
-        return self.declared.check(number_of_call(self.driver, updates), f"{self.where} at step")
+        number = number_of_call(self.driver, updates)
+        if not self.declared.fits(number):
+            self.declared.check(number, f"{self.where} from {self.driver!r} at step {updates}")
+        return number
 
     def traced(self, xp: Any, updates: Any, real_updates: Any) -> Any:
         """The number in a step that may be compiled: float64 of shape ().
@@ -221,7 +229,7 @@ class Hyperparameter:
             before = self.driver, self.target
             self.driver, self.target = checked, None
             try:
-                self.optimizer.resolve_refs()
+                self.optimizer.core.resolve_refs()
                 number = self.at(self.optimizer.updates)
             except Exception:
                 self.driver, self.target = before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from pellucid.declare import HyperparameterError, plain_value
 from pellucid.keras.arguments import ALIASES, with_arguments
 from pellucid.keras.core import Core, Group, Parameter, Setting, path_of
 from pellucid.keras.hypers import Choice, Hyperparameter
+from pellucid.keras.kernels import Kernels
 from pellucid.keras.update import Pair, traced_update
 
 __all__ = ["Optimizer"]
@@ -111,6 +113,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         self.journal.live = lambda: self.updates
         self._set("_extras", _Held({}))
         self._set("_vetoed", None)
+        self._set("_kernel", None)
         self._set("_core", None)
         self._set("_core", _Held(Core(self, composed, groups, seed)))
         rate = self._rate()
@@ -280,7 +283,8 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             return
         self.core.resolve_refs()
         if self.built:
-            self._make_slots()
+            with outside_of_graphs():
+                self._make_slots()
         self._set("_kernel", None)
         rebuild(self)
 
@@ -343,15 +347,17 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         if self.built:
             return
         listed = list(variables)
-        self.core.build(listed)
-        super().build(listed)
-        self._make_slots()
-        for cell in self.core.cells:
-            if cell.variable is not self._learning_rate:
-                self._track_variable(cell.variable)
-        self._make_shared()
-        self.built = True
-        self._begin_journal()
+        with outside_of_graphs():
+            self.core.build(listed)
+            super().build(listed)
+            self.built = False
+            self._make_slots()
+            for cell in self.core.cells:
+                if cell.variable is not self._learning_rate:
+                    self._track_variable(cell.variable)
+            self._make_shared()
+            self.built = True
+            self._begin_journal()
 
     def _make_slots(self) -> None:
         """Create the slots that should exist and do not."""
@@ -498,7 +504,24 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             Pair(self.core.parameters[self._get_variable_index(variable)], grad)
             for grad, variable in pairs
         ]
-        self._set("_vetoed", traced_update(self, prepared, self._numbers(self._extras.what)))
+        self._set("_vetoed", self._update(prepared, self._extras.what))
+
+    def _update(self, pairs: list[Pair], extras: Mapping[str, Any]) -> Any:
+        """Update all variables, by the fused kernel where there is one; the veto, or None."""
+        if keras.backend.backend() == "torch":
+            from pellucid.keras.torch_kernel import torch_update
+
+            vetoed = torch_update(self, pairs, extras)
+            if vetoed is not None:
+                return float(vetoed) if vetoed else None
+        return traced_update(self, pairs, self._numbers(extras))
+
+    @property
+    def kernels(self) -> Kernels:
+        """The launches of the fused kernel."""
+        if self.__dict__.get("_kernel") is None:
+            self._set("_kernel", _Held(Kernels(self)))
+        return self._kernel.what  # type: ignore[no-any-return]
 
     def _numbers(self, extras: Mapping[str, Any]) -> dict[str, Any]:
         from pellucid.keras.namespaces import namespace
@@ -592,6 +615,15 @@ def _eager() -> bool:
 
         return bool(tf.executing_eagerly())
     return True
+
+
+def outside_of_graphs() -> Any:
+    """A context in which code runs at once, also while TensorFlow traces a function."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.init_scope()
+    return contextlib.nullcontext()
 
 
 def _taken(value: Any) -> Any:

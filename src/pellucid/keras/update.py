@@ -30,6 +30,7 @@ class Numbers:
     values: list[dict[str, Any]]  # of each group, by full name: float64 of shape ()
     step: Any  # the number of this update, from 1
     refused: Any  # 0, or 1 + the place of the first hyperparameter that is out of its bounds
+    cells: dict[int, Any]  # of each hyperparameter, by identity
 
 
 def numbers_of(optimizer: Optimizer) -> Numbers:
@@ -47,7 +48,7 @@ def numbers_of(optimizer: Optimizer) -> Numbers:
     values = [
         {full: known[id(cell)] for full, cell in group.cells.items()} for group in core.groups
     ]
-    return Numbers(values, updates + 1.0, refused)
+    return Numbers(values, updates + 1.0, refused, known)
 
 
 @dataclass
@@ -71,8 +72,17 @@ def traced_update(
         xp = namespace()
         veto = either(xp, veto, numbers.refused > 0.0) if veto is not None else numbers.refused > 0.0
         update.write(new, veto)
-        optimizer.note_refused(numbers.refused)
+        keep_numbers(optimizer, numbers)
         return veto
+
+
+def keep_numbers(optimizer: Optimizer, numbers: Numbers) -> None:
+    """Put what schedules gave into their Variables, and on record what was out of bounds."""
+    for cell in optimizer.core.cells:
+        if cell.driver is not None:
+            value = namespace().cast(numbers.cells[id(cell)], str(cell.variable.dtype))
+            cell.variable.put(value)
+    optimizer.note_refused(numbers.refused)
 
 
 class _Update:
