@@ -12,25 +12,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_PLACES = {"Optimizer": "optimizer"}
+from pellucid.keras.optimizer import Optimizer
+
+__all__ = ["Optimizer"]
+
 _MODULES = ("legacy", "callbacks")
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"pellucid.keras.{name}")
-    if name in _PLACES:
-        found = getattr(import_module(f"pellucid.keras.{_PLACES[name]}"), name)
-    else:
+    if name[:1].isupper():
         named = import_module("pellucid.keras.named").NAMED
-        if name not in named:
-            raise AttributeError(f"module 'pellucid.keras' has no attribute {name!r}")
-        found = named[name]
-    globals()[name] = found
-    return found
+        if name in named:
+            globals()[name] = named[name]
+            return named[name]
+    raise AttributeError(f"module 'pellucid.keras' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    from pellucid.keras.named import NAMED
-
-    return sorted([*globals(), *_PLACES, *_MODULES, *NAMED])
+    named = import_module("pellucid.keras.named").NAMED
+    return sorted([*globals(), *_MODULES, *named])

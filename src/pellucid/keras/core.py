@@ -308,14 +308,12 @@ class Core:
         return slot_shape(slot_kind(declared, parameter.shape, where), parameter.shape)
 
     def first_value(self, parameter: Parameter, full: str, declared: Slot) -> float:
-        """What a new slot is filled with; a traced first value is formed in its first update."""
+        """What a new slot is filled with; its first update may put something else in its place."""
         if traced_init(declared):
             return 0.0
-        if isinstance(declared.init, Ref):
-            group = self.groups[parameter.group]
-            stage, _ = group.pipeline.slots[full]
-            cell = group.cells[group.pipeline.resolve(stage, declared.init.name)]
-            return cell.at(self.optimizer.updates)
+        target = self.begins_at(parameter, full)
+        if target is not None:
+            return self.groups[parameter.group].cells[target].at(self.optimizer.updates)
         return float(declared.init)
 
     def asking_flags(self) -> list[tuple[int, str]]:
@@ -325,8 +323,16 @@ class Core:
             for parameter in self.parameters
             for made in (self.program(parameter, frozenset()),)
             for full in parameter.slots
-            if made.asks_new(full)
+            if made.asks_new(full) or self.begins_at(parameter, full) is not None
         ]
+
+    def begins_at(self, parameter: Parameter, full: str) -> str | None:
+        """The hyperparameter whose value a slot has before its first update, by full name."""
+        pipeline = self.groups[parameter.group].pipeline
+        stage, declared = pipeline.slots[full]
+        if not isinstance(declared.init, Ref):
+            return None
+        return pipeline.resolve(stage, declared.init.name)
 
     # -- programs --------------------------------------------------------------------------
 

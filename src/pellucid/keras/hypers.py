@@ -30,13 +30,18 @@ from pellucid.schedules import Schedule
 if TYPE_CHECKING:
     from pellucid.keras.optimizer import Optimizer
 
-__all__ = ["Choice", "Hyperparameter", "HyperparameterVariable", "WithoutCount", "number_of"]
+__all__ = ["Choice", "Hyperparameter", "HyperparameterVariable", "WithoutCount", "number_of", "on_host"]
 
 
 def number_of(value: Any) -> float:
     """The number that a float32 stands for: the shortest decimal that is rounded to it."""
-    array = numpy.asarray(keras.ops.convert_to_numpy(value))
-    return float(str(array.reshape(())[()]))
+    return float(str(on_host(value).reshape(())[()]))
+
+
+def on_host(value: Any) -> Any:
+    """A Variable's or an array's content as a NumPy array."""
+    held = value.value if isinstance(value, keras.Variable) else value
+    return numpy.asarray(keras.ops.convert_to_numpy(held))
 
 
 @dataclass(frozen=True)

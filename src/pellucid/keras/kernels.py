@@ -18,7 +18,7 @@ from pellucid.keras.core import Parameter
 if TYPE_CHECKING:
     from pellucid.keras.optimizer import Optimizer
 
-__all__ = ["Kernels"]
+__all__ = ["Fused", "Kernels", "Prepared"]
 
 KEPT = 8  # launches for different sets of variables, sleeping stages and new slots
 
@@ -39,6 +39,13 @@ class Prepared:
         if known is None or not numpy.array_equal(known, addresses):
             self.launch.set_addresses(key, addresses)
             self.addresses[key] = addresses
+
+
+@dataclass(frozen=True)
+class Fused:
+    """An update that the fused kernel did."""
+
+    veto: Any = None  # None: it was not vetoed, else the condition
 
 
 class Kernels:
@@ -100,6 +107,18 @@ class Kernels:
             Launch(members, self.core.seed), parameters, arranged,
             [key for key in new if key[0] in active],
         )  # fmt: skip
+
+    def fills(self, prepared: Prepared, step: Step) -> list[tuple[int, float]]:
+        """(place of the slot, number) of what begins, in this update, at a hyperparameter."""
+        if not prepared.fresh:
+            return []
+        fresh, found = set(prepared.fresh), []
+        for place, (owner, full) in enumerate(self.slots(prepared.parameters)):
+            parameter = prepared.parameters[owner]
+            target = self.core.begins_at(parameter, full)
+            if target is not None and (parameter.index, full) in fresh:
+                found.append((place, step.values[parameter.group][target]))
+        return found
 
     def run(
         self,

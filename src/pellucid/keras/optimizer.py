@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
+import numpy
 from keras.src import backend
 from keras.src.utils.naming import auto_name
 
@@ -16,8 +17,8 @@ from pellucid.compose import Composed, flatten, transformers_of
 from pellucid.declare import HyperparameterError, plain_value
 from pellucid.keras.arguments import ALIASES, with_arguments
 from pellucid.keras.core import Core, Group, Parameter, Setting, path_of
-from pellucid.keras.hypers import Choice, Hyperparameter
-from pellucid.keras.kernels import Kernels
+from pellucid.keras.hypers import Choice, Hyperparameter, number_of, on_host
+from pellucid.keras.kernels import Fused, Kernels
 from pellucid.keras.update import Pair, traced_update
 
 __all__ = ["Optimizer"]
@@ -34,6 +35,7 @@ class Variables(list):  # type: ignore[type-arg]
         return self
 
 
+@keras.saving.register_keras_serializable("pellucid")  # type: ignore[untyped-decorator]
 class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     """Updates variables by a rule, a chain or a route, on TensorFlow, JAX and torch.
 
@@ -267,7 +269,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     def updates(self) -> int:
         """Completed updates, on the host."""
         self.before_write()
-        return int(keras.ops.convert_to_numpy(self.iterations))
+        return int(on_host(self.iterations))
 
     def before_write(self) -> None:
         """Have a running trainer hand its state over, so that a write is not lost."""
@@ -324,7 +326,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         if not self.built:
             return
         self.before_write()
-        place = int(keras.ops.convert_to_numpy(self._refused))
+        place = int(on_host(self._refused))
         if not place:
             return
         self._refused.assign(0)
@@ -372,7 +374,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     def _slot(
         self, parameter: Parameter, native: str, shape: tuple[int, ...], fill: float, dtype: Any
     ) -> Any:
-        value = keras.initializers.Constant(fill) if fill else "zeros"
+        value = _Fill(fill) if fill else "zeros"
         if shape == parameter.shape and dtype in (None, parameter.dtype):
             return self.add_variable_from_reference(
                 parameter.variable, name=native, initializer=value
@@ -391,7 +393,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         with backend.name_scope(self.name, caller=self):
             core.begun = self.add_variable((len(core.flags),), "zeros", "float32", name="begun")
         if old is not None:
-            kept = keras.ops.convert_to_numpy(old)
+            kept = on_host(old)
             core.begun.assign([*kept.tolist(), *[0.0] * len(wanted)])
             self._untrack_variable(old)
 
@@ -411,7 +413,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                         else float(init)
                     )
                     self.core.shared[key] = self.add_variable(
-                        (), keras.initializers.Constant(fill), "float32", name=key[1]
+                        (), _Fill(fill), "float32", name=key[1]
                     )
             self._set("_refused", self.add_variable((), "zeros", "int32", name="refused"))
 
@@ -508,13 +510,18 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     def _update(self, pairs: list[Pair], extras: Mapping[str, Any]) -> Any:
         """Update all variables, by the fused kernel where there is one; the veto, or None."""
+        fused = self._fused(pairs, extras)
+        if fused is not None:
+            return fused.veto
+        return traced_update(self, pairs, self._numbers(extras))
+
+    def _fused(self, pairs: list[Pair], extras: Mapping[str, Any]) -> Fused | None:
+        """The update by the fused kernel; None where it cannot be had."""
         if keras.backend.backend() == "torch":
             from pellucid.keras.torch_kernel import torch_update
 
-            vetoed = torch_update(self, pairs, extras)
-            if vetoed is not None:
-                return float(vetoed) if vetoed else None
-        return traced_update(self, pairs, self._numbers(extras))
+            return torch_update(self, pairs, extras)
+        return None
 
     @property
     def kernels(self) -> Kernels:
@@ -570,6 +577,16 @@ class _Held:
 
     def __init__(self, what: Any) -> None:
         self.what = what
+
+
+class _Fill(keras.initializers.Initializer):  # type: ignore[misc]
+    """A number, exact in float64, too (Keras's own rounds it to float32 on the way)."""
+
+    def __init__(self, number: float) -> None:
+        self.number = number
+
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        return keras.ops.convert_to_tensor(numpy.full(tuple(shape), self.number, dtype))
 
 
 class _StageSettings:
@@ -628,8 +645,6 @@ def outside_of_graphs() -> Any:
 
 def _taken(value: Any) -> Any:
     """A Variable or array that was given as a value stands for its number."""
-    from pellucid.keras.hypers import number_of
-
     if isinstance(value, keras.Variable) or (
         hasattr(value, "dtype") and not callable(value) and not isinstance(value, type)
     ):

@@ -11,7 +11,7 @@ import torch
 
 from pellucid.fuse.launch import Step
 from pellucid.fuse.pool import threads
-from pellucid.keras.kernels import Kernels, Prepared
+from pellucid.keras.kernels import Fused, Kernels, Prepared
 
 if TYPE_CHECKING:
     from pellucid.keras.optimizer import Optimizer
@@ -24,8 +24,8 @@ DTYPES = (torch.float32, torch.float64)
 
 def torch_update(
     optimizer: Optimizer, pairs: Sequence[Pair], extras: Mapping[str, Any]
-) -> bool | None:
-    """Update all variables by one launch; whether it was vetoed, or None if it cannot be had."""
+) -> Fused | None:
+    """Update all variables by one launch; None if it cannot be had."""
     if torch.compiler.is_compiling():
         return None
     kernels: Kernels = optimizer.kernels
@@ -49,6 +49,8 @@ def torch_update(
     shared = {key: float(_tensor(one)) for key, one in optimizer.core.shared.items()}
     numbers = {name: float(value) for name, value in extras.items() if name not in by_name}
     step = Step(values, updates, shared, numbers)
+    for place, number in kernels.fills(prepared, step):
+        slots[place].fill_(number)
     bump = torch.autograd.graph.increment_version
     done = kernels.run(
         prepared, _addresses(params), _addresses(slots), _addresses(grads), step,
@@ -56,7 +58,7 @@ def torch_update(
     )  # fmt: skip
     if done:
         _commit(optimizer, prepared, step)
-    return not done
+    return Fused(None if done else 1.0)
 
 
 def _commit(optimizer: Optimizer, prepared: Prepared, step: Step) -> None:

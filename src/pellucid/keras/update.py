@@ -142,6 +142,10 @@ class _Update:
             value = _value(variable)
             if pair.rows is not None and _by_row(parameter, variable):
                 value = _gathered(value, pair.rows)
+            target, new = core.begins_at(parameter, full), self._new(parameter, full)
+            if target is not None:
+                number = self.numbers.values[parameter.group][target]
+                value = xp.where(new, xp.cast(number, made.compute), xp.cast(value, made.compute))
             kind = dict(made.variant.slots)[full]
             slots[full] = value if kind == "scalar" else xp.cast(value, made.compute)
         param, shape = _value(parameter.variable), parameter.shape
