@@ -54,6 +54,17 @@ class Kernels:
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer, self.core = optimizer, optimizer.core
         self._prepared: dict[Any, Prepared] = {}
+        self._calls: list[Any] = []
+
+    def keep(self, call: Any) -> None:
+        """Hold what graphs call, as long as the optimizer's structure stays."""
+        self._calls.append(call)
+
+    def begun(self, prepared: Prepared) -> None:
+        """The first update of some slots was done: the launch is for no other."""
+        if prepared.fresh:
+            prepared.fresh.clear()
+            self._prepared = {k: one for k, one in self._prepared.items() if one is not prepared}
 
     def asleep(self, updates: int) -> frozenset[str]:
         """Stages that take no part in the update after ``updates`` completed ones."""

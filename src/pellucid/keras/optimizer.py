@@ -521,6 +521,10 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             from pellucid.keras.torch_kernel import torch_update
 
             return torch_update(self, pairs, extras)
+        if keras.backend.backend() == "tensorflow":
+            from pellucid.keras.tensorflow_kernel import tensorflow_update
+
+            return tensorflow_update(self, pairs, extras)
         return None
 
     @property

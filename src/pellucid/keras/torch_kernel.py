@@ -69,7 +69,7 @@ def _commit(optimizer: Optimizer, prepared: Prepared, step: Step) -> None:
     if prepared.fresh:
         begun = _tensor(core.begun)
         begun[[core.flags[key] for key in prepared.fresh]] = 1.0
-        prepared.fresh.clear()
+        optimizer.kernels.begun(prepared)
     for number, group in enumerate(core.groups):
         for full, cell in group.cells.items():
             if cell.driver is not None:
