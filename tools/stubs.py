@@ -67,6 +67,7 @@ def _stage(cls: type[Stage]) -> str:
 def _of_rules() -> str:
     classes = sorted(rules.CATALOGUE.values(), key=lambda cls: (len(cls.__mro__), cls.__name__))
     head = (
+        "from typing import Literal\n\n"
         "from pellucid.declare import Value\nfrom pellucid.rule import Rule\n\n"
         "CATALOGUE: dict[str, type[Rule]]\n"
     )

@@ -43,6 +43,8 @@ class Names:
     places: Mapping[str, Place]
     slots: Mapping[str, str]
     refused: tuple[str, ...] = ()  # keys of the framework that can only be False here
+    unknown: Mapping[str, Any] = field(default_factory=dict)
+    """Options that the framework has not, and their defaults: at these they have no key."""
 
     def native(self, full: str) -> str:
         """What the framework calls a hyperparameter: ``lr``, ``betas[0]``."""
@@ -177,6 +179,8 @@ class Controls:
     def raw(self, full: str) -> Any:
         """The value as the framework's dict holds it."""
         place = self.names.places[full]
+        if full in self.names.unknown:
+            return self.store.get(place.key, self.names.unknown[full])
         try:
             value = self.store[place.key]
             return value if place.position is None else value[place.position]
@@ -189,6 +193,9 @@ class Controls:
     def write(self, full: str, value: Any) -> None:
         """Put a value where the framework keeps it."""
         place = self.names.places[full]
+        if full in self.names.unknown and value == self.names.unknown[full]:
+            self.store.pop(place.key, None)
+            return
         if place.position is None:
             old: Any = self.store.get(place.key)
             if is_scalar_array(old) and hasattr(old, "fill_") and not is_scalar_array(value):

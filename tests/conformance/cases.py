@@ -19,7 +19,7 @@ import numpy as np
 from reference import REFERENCES
 from reference.gradients import awkward_gradients, initial_parameter
 from reference.steps import Array, Gradients, Result
-from reference.test_references import ACTIVE, INITIAL_ONLY, OPTIONS
+from reference.test_references import ACTIVE, INITIAL_ONLY, OPTIONS, OTHER_FORM
 
 STEPS = 50
 
@@ -54,6 +54,10 @@ def _cases() -> Iterator[Case]:
         yield Case(f"{rule}-defaults", rule)
         yield Case(f"{rule}-active", rule, ACTIVE[rule])
         yield Case(f"{rule}-scheduled", rule, _scheduled(rule))
+    for rule, form in OTHER_FORM.items():
+        yield Case(f"{rule}-form", rule, form)
+        yield Case(f"{rule}-active-form", rule, {**ACTIVE[rule], **form})
+        yield Case(f"{rule}-scheduled-form", rule, {**_scheduled(rule), **form})
     for rule, values in [*OPTIONS, *MORE]:
         active = ACTIVE[rule].items() <= values.items()
         named = {k: v for k, v in values.items() if not (active and k in ACTIVE[rule])}
@@ -66,8 +70,23 @@ MORE: list[tuple[str, dict[str, Any]]] = [
     ("RowwiseAdagrad", {**ACTIVE["RowwiseAdagrad"], "maximize": True}),
     ("SGD", {"momentum": lambda update: 0.0, "learning_rate": 0.05}),
     ("Signum", {"momentum": 0.0}),
+    ("SGD", {"velocity_of": "step", "momentum": 0.8, "nesterov": True, "learning_rate": 0.05}),
+    ("SGD", {"velocity_of": "step", "momentum": 0.8, "maximize": True}),
+    ("SGD", {"decoupled_weight_decay": True, "weight_decay": 0.1, "learning_rate": 0.05}),
+    ("Adam", {"corrected": "rate", "amsgrad": True, "beta2": 0.7}),
+    ("Adam", {**ACTIVE["Adam"], **OTHER_FORM["Adam"], "decoupled_weight_decay": True}),
+    ("NAdam", {**ACTIVE["NAdam"], "momentum_decay": 1.0, "decoupled_weight_decay": True}),
+    ("RMSprop", {"epsilon_inside": True}),
+    ("RMSprop", {**ACTIVE["RMSprop"], "epsilon_inside": True, "centered": True}),
+    ("RMSprop", {**ACTIVE["RMSprop"], "velocity_of": "step"}),
+    ("RMSprop", {**ACTIVE["RMSprop"], **OTHER_FORM["RMSprop"], "centered": True}),
 ]
 CASES: list[Case] = list(_cases())
+
+
+def torch_has(case: Case) -> bool:
+    """Whether no option of a case is ours alone: then torch's class of the name computes it."""
+    return not OTHER_FORM.get(case.rule, {}).keys() & case.values.keys()
 
 
 # -- the problem -------------------------------------------------------------------------------

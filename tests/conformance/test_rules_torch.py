@@ -24,7 +24,7 @@ import pellucid.torch
 from pellucid import CATALOGUE
 from reference.gradients import awkward_gradients, initial_parameter
 from reference.steps import Array, Gradients, Result
-from reference.test_references import SLOTS, torch_settings
+from reference.test_references import OTHER_FORM, SLOTS, torch_settings
 
 from . import cases
 from .cases import CASES, STEPS, Case, Largest, assert_rounded, expected, missing
@@ -36,7 +36,11 @@ UNLIKE = {
     "we keep a velocity, torch bypasses its buffer at 0",
 }
 """Cases in which ours differs from torch on purpose; the reference says how."""
-THEIRS = [case for case in CASES if case.rule in SLOTS and case.name not in UNLIKE]
+THEIRS = [
+    case
+    for case in CASES
+    if case.rule in SLOTS and cases.torch_has(case) and case.name not in UNLIKE
+]
 OURS = [case for case in CASES if case not in THEIRS]
 STEADY = [case for case in THEIRS if not any(map(callable, case.values.values()))]
 WIDE, NARROW = torch.float64, torch.float32
@@ -283,7 +287,10 @@ def test_the_truth_is_not_empty() -> None:
     assert run.params["transposed"].stride() == (1, 33)
     assert run.params["complex matrix"].dtype == torch.complex64
     assert {case.rule for case in THEIRS} == set(SLOTS)
-    assert {case.rule for case in OURS} == {"RowwiseAdagrad", "FTRL", "Lion", "Signum", "SGD"}
+    assert {case.rule for case in OURS if cases.torch_has(case)} == {
+        "RowwiseAdagrad", "FTRL", "Lion", "Signum", "SGD",
+    }  # fmt: skip
+    assert {case.rule for case in OURS if not cases.torch_has(case)} == set(OTHER_FORM)
     assert len(OURS) + len(THEIRS) == len(CASES)
 
 
@@ -419,3 +426,71 @@ def test_constructor_is_a_drop_in(rule: str) -> None:
             parameter.kind == parameter.POSITIONAL_OR_KEYWORD
         ):
             assert list(mine)[place] == key
+
+
+# -- options that torch has not ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", OTHER_FORM)
+def test_an_option_of_ours_alone_is_hidden_in_torch(rule: str) -> None:
+    named, hidden = getattr(pellucid.torch, rule), set(OTHER_FORM[rule])
+    params = [torch.ones(3, requires_grad=True)]
+    for made in (named(params), pellucid.torch.Optimizer(params, CATALOGUE[rule]())):
+        assert not hidden & {*made.param_groups[0], *made.defaults}
+        assert not hidden & {*made.state_dict()["param_groups"][0]}
+    assert not hidden & {*inspect.signature(named).parameters}
+    for option, value in OTHER_FORM[rule].items():
+        assert f"    {option}: " not in named.__doc__
+        with pytest.raises(TypeError, match=option):
+            named(params, **{option: value})
+
+
+def _stepped(optimizer: pellucid.torch.Optimizer, updates: int) -> Tensor:
+    """The parameter after some updates with gradients of mixed sizes."""
+    (param,) = optimizer.param_groups[0]["params"]
+    for update in range(updates):
+        param.grad = torch.tensor([1e-6, -0.5, 20.0 * (-1) ** update])
+        optimizer.step()
+    return param.detach().clone()  # type: ignore[no-any-return]
+
+
+def _made(rule: str, **more: Any) -> pellucid.torch.Optimizer:
+    values = {"weight_decay": 0.1, "learning_rate": 0.01} | (
+        {"momentum": 0.5} if rule in ("SGD", "RMSprop") else {}
+    )
+    stage = CATALOGUE[rule](**values, **more)
+    return pellucid.torch.Optimizer([torch.ones(3, requires_grad=True)], stage)
+
+
+@pytest.mark.parametrize(
+    ("rule", "option"), [(rule, option) for rule, form in OTHER_FORM.items() for option in form]
+)
+def test_an_option_of_ours_alone_acts_and_is_saved(rule: str, option: str) -> None:
+    value = OTHER_FORM[rule][option]
+    default = CATALOGUE[rule].declared.options[option].default
+    usual, other = _made(rule), _made(rule, **{option: value})
+    assert option not in usual.param_groups[0]
+    assert other.param_groups[0][option] == value
+
+    expected = _stepped(other, 3)
+    for group in (other.param_groups[0], other.state_dict()["param_groups"][0]):
+        assert group[option] == value
+    live = _made(rule)
+    live.param_groups[0][option] = value  # live, as torch's own options are
+    torch.testing.assert_close(_stepped(live, 3), expected, rtol=0, atol=0)
+
+    again = _made(rule)
+    again.load_state_dict(other.state_dict())
+    assert again.param_groups[0][option] == value
+    _stepped(usual, 1)
+    again.load_state_dict(usual.state_dict())  # ours, without the key: the default
+    assert option not in again.param_groups[0]
+    assert pellucid.view(again)[option] == default
+    pellucid.view(again)[option] = value
+    assert again.param_groups[0][option] == value
+
+    if rule not in SLOTS:
+        return
+    theirs = getattr(torch.optim, rule)([torch.ones(3, requires_grad=True)], lr=0.01)
+    other.load_state_dict(theirs.state_dict())  # torch's, which cannot say
+    assert other.param_groups[0][option] == value

@@ -1,4 +1,8 @@
-"""Adagrad: Duchi et al. 2011, JMLR 12, diagonal form; row-wise: FBGEMM's exact row-wise Adagrad."""
+"""Adagrad: Duchi et al. 2011, JMLR 12, diagonal form; row-wise: FBGEMM's exact row-wise Adagrad.
+
+As in Keras's Adagrad: epsilon inside the root, and decoupled decay (lr decay p is taken from p
+first).
+"""
 
 import numpy as np
 
@@ -14,6 +18,8 @@ def adagrad(
     weight_decay: Hyperparameter = 0.0,
     initial_accumulator_value: Hyperparameter = 0.0,
     epsilon: Hyperparameter = 1e-10,
+    epsilon_inside: bool = False,
+    decoupled_weight_decay: bool = False,
     maximize: bool = False,
 ) -> Result:
     """a = a + g^2; p = p - lr / (1 + (t - 1) learning_rate_decay) g / (sqrt(a) + epsilon)."""
@@ -21,11 +27,15 @@ def adagrad(
     for update, step, grad in updates(grads, maximize):
         lr, lr_decay, decay = at(update, learning_rate, learning_rate_decay, weight_decay)
         initial, eps = at(update, initial_accumulator_value, epsilon)
-        grad = grad + decay * param
+        if decoupled_weight_decay:
+            param = param - lr * decay * param
+        else:
+            grad = grad + decay * param
         accumulator = slots.get("accumulator", np.full_like(param, initial)) + grad**2
         slots = {"accumulator": accumulator}
         rate = lr / (1 + (step - 1) * lr_decay)
-        param = param - rate * grad / (np.sqrt(accumulator) + eps)
+        root = np.sqrt(accumulator + eps) if epsilon_inside else np.sqrt(accumulator) + eps
+        param = param - rate * grad / root
     return result(param, slots)
 
 
@@ -38,6 +48,8 @@ def rowwise_adagrad(
     weight_decay: Hyperparameter = 0.0,
     initial_accumulator_value: Hyperparameter = 0.0,
     epsilon: Hyperparameter = 1e-10,
+    epsilon_inside: bool = False,
+    decoupled_weight_decay: bool = False,
     maximize: bool = False,
 ) -> Result:
     """Adagrad with one accumulator a row `x[i, ...]`: a = a + mean of g^2 over the row.
@@ -49,10 +61,14 @@ def rowwise_adagrad(
     for update, step, grad in updates(grads, maximize):
         lr, lr_decay, decay = at(update, learning_rate, learning_rate_decay, weight_decay)
         initial, eps = at(update, initial_accumulator_value, epsilon)
-        grad = grad + decay * param
+        if decoupled_weight_decay:
+            param = param - lr * decay * param
+        else:
+            grad = grad + decay * param
         squares = np.mean(grad**2, axis=axes, keepdims=True)
         accumulator = slots.get("accumulator", np.full_like(squares, initial)) + squares
         slots = {"accumulator": accumulator}
         rate = lr / (1 + (step - 1) * lr_decay)
-        param = param - rate * grad / (np.sqrt(accumulator) + eps)
+        root = np.sqrt(accumulator + eps) if epsilon_inside else np.sqrt(accumulator) + eps
+        param = param - rate * grad / root
     return result(param, slots)

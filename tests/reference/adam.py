@@ -1,7 +1,8 @@
 """Adam, AMSGrad and AdamW.
 
 Kingma & Ba 2015, arXiv:1412.6980, Algorithm 1; Reddi et al. 2018, arXiv:1904.09237, Algorithm 2;
-Loshchilov & Hutter 2019, arXiv:1711.05101, Algorithm 2.
+Loshchilov & Hutter 2019, arXiv:1711.05101, Algorithm 2. Corrected by the rate: Kingma & Ba 2015,
+the formula that ends section 2, which is what Keras's Adam computes.
 """
 
 from functools import partial
@@ -22,11 +23,14 @@ def adam(
     weight_decay: Hyperparameter = 0.0,
     amsgrad: bool = False,
     decoupled_weight_decay: bool = False,
+    corrected: str = "moments",
     maximize: bool = False,
 ) -> Result:
     """p = p - lr m' / (sqrt(v') + epsilon), m' and v' being the bias-corrected moments.
 
     As in torch, AMSGrad takes the maximum of the uncorrected second moments and corrects that.
+    Corrected by the rate, p = p - lr_t m / (sqrt(v) + epsilon-hat), where
+    lr_t = lr sqrt(1 - beta2^t) / (1 - beta1^t), and v is the largest so far with AMSGrad.
     """
     slots: dict[str, Array] = {}
     zeros = np.zeros_like(param)
@@ -43,6 +47,10 @@ def adam(
         slots = {"first_moment": m, "second_moment": v}
         if amsgrad:
             slots["max_second_moment"] = largest
+        if corrected == "rate":
+            lr_t = lr * np.sqrt(1 - b2**step) / (1 - b1**step)
+            param = param - lr_t * m / (np.sqrt(largest if amsgrad else v) + eps)
+            continue
         corrected_m = m / (1 - b1**step)
         corrected_v = (largest if amsgrad else v) / (1 - b2**step)
         param = param - lr * corrected_m / (np.sqrt(corrected_v) + eps)

@@ -97,6 +97,17 @@ ACTIVE: dict[str, dict[str, Any]] = {
     "Lion": {"learning_rate": 0.02, "beta1": 0.7, "beta2": 0.8, "weight_decay": 0.5},
     "Signum": {"learning_rate": 0.02, "momentum": 0.7, "weight_decay": 0.5},
 }
+# rule -> the options that torch has not, and what they are in the other form
+OTHER_FORM: dict[str, dict[str, Any]] = {
+    "SGD": {"velocity_of": "step", "decoupled_weight_decay": True},
+    "Adam": {"corrected": "rate"},
+    "AdamW": {"corrected": "rate"},
+    "Adamax": {"epsilon_inside": False, "decoupled_weight_decay": True},
+    "RMSprop": {"epsilon_inside": True, "velocity_of": "step", "decoupled_weight_decay": True},
+    "Adagrad": {"epsilon_inside": True, "decoupled_weight_decay": True},
+    "RowwiseAdagrad": {"epsilon_inside": True, "decoupled_weight_decay": True},
+    "Adadelta": {"decoupled_weight_decay": True},
+}
 INITIAL_ONLY = {"initial_accumulator_value"}  # torch reads it when the optimizer is made
 
 # rule -> what to compare with torch beyond its defaults and ACTIVE
@@ -219,7 +230,10 @@ def test_schedules_equal_torch_with_its_groups_rewritten(torch: Any, rule: str) 
 @pytest.mark.parametrize("rule", SLOTS)
 def test_defaults_are_those_of_torch(torch: Any, rule: str) -> None:
     optimizer = getattr(torch.optim, rule)([torch.zeros(1, requires_grad=True)])
-    settings = torch_settings(rule, defaults_of(rule))
+    defaults = defaults_of(rule)
+    for option in OTHER_FORM.get(rule, {}):
+        del defaults[option]
+    settings = torch_settings(rule, defaults)
     assert {name: optimizer.defaults[name] for name in settings} == settings
 
 
@@ -239,7 +253,10 @@ def test_every_hyperparameter_matters(rule: str, name: str) -> None:
     grads = mild_gradients((4, 3), STEPS, seed=6)
     values = defaults_of(rule) | ACTIVE[rule]
     value = values[name]
-    other = not value if isinstance(value, bool) else value * 1.1
+    other = not value if isinstance(value, bool) else OTHER_FORM.get(rule, {}).get(name)
+    other = value * 1.1 if other is None else other
+    if name == "velocity_of":  # whether the velocity has the rate shows where the rate changes
+        values["learning_rate"] = wave(values["learning_rate"])
     before, slots = REFERENCES[rule](param, grads, **values)
     after, other_slots = REFERENCES[rule](param, grads, **{**values, name: other})
     if (rule, name) == ("ASGD", "t0"):  # where the averaging starts: the parameter never sees it

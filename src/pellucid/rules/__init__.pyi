@@ -1,5 +1,7 @@
 """Written by tools/stubs.py from the declarations; do not edit."""
 
+from typing import Literal
+
 from pellucid.declare import Value
 from pellucid.rule import Rule
 
@@ -30,6 +32,7 @@ class Adadelta(Rule):
         epsilon: Value = 1e-06,
         weight_decay: Value = 0.0,
         *,
+        decoupled_weight_decay: bool = False,
         maximize: bool = False,
         name: str | None = None,
     ) -> None: ...
@@ -45,6 +48,8 @@ class Adagrad(Rule):
         initial_accumulator_value: Value = 0.0,
         epsilon: Value = 1e-10,
         *,
+        epsilon_inside: bool = False,
+        decoupled_weight_decay: bool = False,
         maximize: bool = False,
         name: str | None = None,
     ) -> None: ...
@@ -62,6 +67,7 @@ class Adam(Rule):
         *,
         amsgrad: bool = False,
         decoupled_weight_decay: bool = False,
+        corrected: Literal['moments', 'rate'] = 'moments',
         maximize: bool = False,
         name: str | None = None,
     ) -> None: ...
@@ -77,6 +83,8 @@ class Adamax(Rule):
         epsilon: Value = 1e-08,
         weight_decay: Value = 0.0,
         *,
+        epsilon_inside: bool = True,
+        decoupled_weight_decay: bool = False,
         maximize: bool = False,
         name: str | None = None,
     ) -> None: ...
@@ -157,6 +165,9 @@ class RMSprop(Rule):
         momentum: Value = 0.0,
         *,
         centered: bool = False,
+        epsilon_inside: bool = False,
+        velocity_of: Literal['gradient', 'step'] = 'gradient',
+        decoupled_weight_decay: bool = False,
         maximize: bool = False,
         name: str | None = None,
     ) -> None: ...
@@ -187,6 +198,8 @@ class SGD(Rule):
         weight_decay: Value = 0.0,
         *,
         nesterov: bool = False,
+        velocity_of: Literal['gradient', 'step'] = 'gradient',
+        decoupled_weight_decay: bool = False,
         maximize: bool = False,
         name: str | None = None,
     ) -> None: ...
@@ -217,6 +230,7 @@ class AdamW(Adam):
         *,
         amsgrad: bool = False,
         decoupled_weight_decay: bool = True,
+        corrected: Literal['moments', 'rate'] = 'moments',
         maximize: bool = False,
         name: str | None = None,
     ) -> None: ...
@@ -232,6 +246,8 @@ class RowwiseAdagrad(Adagrad):
         initial_accumulator_value: Value = 0.0,
         epsilon: Value = 1e-10,
         *,
+        epsilon_inside: bool = False,
+        decoupled_weight_decay: bool = False,
         maximize: bool = False,
         name: str | None = None,
     ) -> None: ...

@@ -4,6 +4,7 @@ from typing import Any
 
 from pellucid.ops import lerp, sqrt, square
 from pellucid.rule import Rule, hyper, option, slot
+from pellucid.rules.weight_decay import decayed
 
 __all__ = ["NAdam"]
 
@@ -34,10 +35,7 @@ class NAdam(Rule):
     second_moment = slot()
 
     def update(self, param: Any, grad: Any) -> Any:
-        if self.decoupled_weight_decay:
-            param = param - self.learning_rate * self.weight_decay * param
-        else:
-            grad = grad + self.weight_decay * param
+        param, grad = decayed(self, param, grad)
         mu, mu_next = self._mu(self.step), self._mu(self.step + 1)
         self.mu_product = product = self.mu_product * mu
         self.first_moment = lerp(grad, self.first_moment, self.beta1)

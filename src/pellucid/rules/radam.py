@@ -4,6 +4,7 @@ from typing import Any
 
 from pellucid.ops import lerp, sqrt, square, where
 from pellucid.rule import Rule, hyper, option, slot
+from pellucid.rules.weight_decay import decayed
 
 __all__ = ["RAdam"]
 
@@ -34,10 +35,7 @@ class RAdam(Rule):
     second_moment = slot()
 
     def update(self, param: Any, grad: Any) -> Any:
-        if self.decoupled_weight_decay:
-            param = param - self.learning_rate * self.weight_decay * param
-        else:
-            grad = grad + self.weight_decay * param
+        param, grad = decayed(self, param, grad)
         self.first_moment = lerp(grad, self.first_moment, self.beta1)
         self.second_moment = lerp(square(grad), self.second_moment, self.beta2)
         power = self.beta2**self.step

@@ -52,6 +52,7 @@ def checked_state(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> dict[s
             f"loaded state dict has a different number of parameter groups: {len(groups)} in the "
             f"file, {len(own)} here; build the optimizer with the same groups"
         )
+    ours = "pellucid" in state_dict
     filled = []
     by_key: dict[Any, int] = {}
     count = 0
@@ -67,7 +68,7 @@ def checked_state(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> dict[s
         for key in saved["params"]:
             by_key[key] = count
             count += 1
-        filled.append(_filled(optimizer.controls[number], saved, mine))
+        filled.append(_filled(optimizer.controls[number], saved, mine, ours))
     kept = dict(state)
     for key, slots in state.items():
         if key in by_key:
@@ -77,9 +78,12 @@ def checked_state(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> dict[s
 
 
 def _filled(
-    controls: Controls, saved: Mapping[str, Any], mine: Mapping[str, Any]
+    controls: Controls, saved: Mapping[str, Any], mine: Mapping[str, Any], ours: bool
 ) -> dict[str, Any]:
     """A saved group with every key that ours has, its values checked."""
+    if ours:  # an option of ours alone has no key where it has its default
+        unknown = {controls.names.native(full) for full in controls.names.unknown}
+        mine = {key: value for key, value in mine.items() if key not in unknown}
     merged = {**{key: mine[key] for key in mine if key not in ("params", "param_names")}, **saved}
     merged |= {key: mine[key] for key in controls.names.refused if key in mine}  # of a GPU's file
     scratch = Controls(
@@ -87,7 +91,7 @@ def _filled(
     )
     scratch.store = merged
     for key in controls.names.native_keys():
-        if isinstance(merged[key], list):  # JSON has no tuples
+        if isinstance(merged.get(key), list):  # JSON has no tuples
             merged[key] = tuple(merged[key])
     scratch.read(0)
     return merged

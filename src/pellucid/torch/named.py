@@ -28,6 +28,8 @@ def _native_defaults(pipeline: Pipeline, names: Names) -> dict[str, Any]:
     found: dict[str, Any] = {}
     declared: dict[str, Any] = {**pipeline.hypers, **pipeline.options}
     for full, place in names.places.items():
+        if full in names.unknown:
+            continue
         default = declared[full][1].default
         if place.position is None:
             found[place.key] = default
@@ -73,7 +75,7 @@ def _named(rule: type[Rule]) -> type[Optimizer]:
         self._switches = {**KEYS, **switches}
         Optimizer.__init__(self, given["params"], stage, **ours)
 
-    _keys = set(names.native_keys())
+    _keys = set(_native_defaults(pipeline, names))
     __init__.__signature__ = signature  # type: ignore[attr-defined]
     made = type(
         rule.__name__,
@@ -99,6 +101,8 @@ def _document(rule: type[Rule], signature: inspect.Signature) -> str:
     lines = []
     every: dict[str, Any] = {**pipeline.hypers, **pipeline.options}
     for full, (_, declared) in every.items():
+        if full in names.unknown:
+            continue
         lines.append(f"    {names.native(full)}: {declared.allowed()}. {declared.doc}".rstrip())
     return "\n".join(
         [

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
+from typing import Any
 
 from pellucid.compose import Pipeline
 from pellucid.controls import Names, Place
@@ -44,6 +45,22 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("ASGD", "average", "ax"),
 )
 
+UNKNOWN: tuple[tuple[str, str], ...] = (
+    ("SGD", "velocity_of"),
+    ("SGD", "decoupled_weight_decay"),
+    ("Adam", "corrected"),
+    ("Adamax", "epsilon_inside"),
+    ("Adamax", "decoupled_weight_decay"),
+    ("RMSprop", "epsilon_inside"),
+    ("RMSprop", "velocity_of"),
+    ("RMSprop", "decoupled_weight_decay"),
+    ("Adagrad", "epsilon_inside"),
+    ("Adagrad", "decoupled_weight_decay"),
+    ("Adadelta", "decoupled_weight_decay"),
+)
+"""(rule, option): options of ours that torch's class has not; a group without the key has the
+default."""
+
 STEPS: frozenset[str] = frozenset(
     ["Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta", "Rprop", "ASGD"]
 )
@@ -76,7 +93,13 @@ def names_of(pipeline: Pipeline) -> Names:
         full: _place(table.get(full, full)) for full in (*pipeline.hypers, *pipeline.options)
     }
     slots = {full: table.get(full, full) for full in pipeline.slots}
-    return Names(places, slots, ("capturable", "differentiable"))
+    return Names(places, slots, ("capturable", "differentiable"), unknown_of(pipeline))
+
+
+def unknown_of(pipeline: Pipeline) -> dict[str, Any]:
+    """The defaults of a rule's options that torch's class has not."""
+    names = rule_names(pipeline)
+    return {full: pipeline.options[full][1].default for rule, full in UNKNOWN if rule in names}
 
 
 @cache
