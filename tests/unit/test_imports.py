@@ -65,7 +65,7 @@ LAZY: dict[str, set[str]] = {
     "stage_text": {"schedules", "transforms"},
     "explanation": {"fuse"},
     "conformance": {"numpy", "torch"},  # `pellucid.check` tries every backend that is installed
-    "access": {"torch"},  # of an object of that framework: its table of names, its groups
+    "access": {"torch", "keras"},  # of an object of that framework: its table of names, its groups
     "cli": set(ARROWS),  # on top of all, each command loading what it needs
 }
 """What it may import besides, inside a function, when it is needed."""
@@ -84,6 +84,7 @@ THIRD: dict[str, set[str]] = {
 
 THIRD_LAZY: dict[str, set[str]] = {
     "torch": {"conformance.py", "cli.py"},
+    "keras": {"access"},  # of an optimizer of Keras, who has loaded it
     "rich": {"journal_table.py"},
     "numpy": {"ops.py", "cli.py"},  # ops.sqrt(2.0) at a prompt
 }

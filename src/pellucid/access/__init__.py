@@ -71,6 +71,10 @@ def journal(optimizer: Any, file: Any = None, scheduler: Any = None) -> Journal:
         raise TypeError("journal got a list; allowed is one optimizer: call it for each")
     if file is None:
         return source.journal
+    in_file = getattr(source, "journal_in", None)
+    if in_file is not None:  # Keras's optimizers have no hooks to attach to
+        found: Journal = in_file(file)
+        return found
     if source.recorded is not None:
         source.journal.to_file(file)
         return source.journal

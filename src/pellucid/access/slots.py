@@ -134,12 +134,14 @@ def _check(cell: Cell, value: Any) -> None:
     if not is_array:
         raise TypeError(f"{cell.path} is a number, given {_told(value)}; allowed is a number")
     kind = type(held)
-    if _library(value) != _library(held) or not hasattr(value, "shape"):
+    keras = _library(held) == "keras"  # its Variables take the arrays of any library
+    if (_library(value) != _library(held) and not keras) or not hasattr(value, "shape"):
         raise TypeError(
             f"{cell.path} was given {_told(value)}; allowed is a number or a "
             f"{kind.__module__}.{kind.__name__} of shape {tuple(held.shape)} and dtype {held.dtype}"
         )
-    if tuple(value.shape) != tuple(held.shape) or value.dtype != held.dtype:
+    other = _type_name(value) != _type_name(held) if keras else value.dtype != held.dtype
+    if tuple(value.shape) != tuple(held.shape) or other:
         raise ValueError(
             f"{cell.path} has shape {tuple(held.shape)} and dtype {held.dtype}; the given array "
             f"has {tuple(value.shape)} and {value.dtype}: they must be the same"
@@ -183,6 +185,10 @@ def _limits(held: Any) -> tuple[float, float, bool] | None:
 def _told(value: Any) -> str:
     """A value, in an error."""
     return f"{type(value).__name__} {short(value)}"
+
+
+def _type_name(array: Any) -> str:
+    return str(getattr(array.dtype, "name", array.dtype)).rpartition(".")[2]
 
 
 def _library(array: Any) -> str:

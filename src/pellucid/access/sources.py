@@ -156,6 +156,10 @@ def source_of(optimizer: Any, model: Any = None, scheduler: Any = None) -> Sourc
         from pellucid.access.hosted import HostSource
 
         return HostSource(inner, model, scheduler)
+    keras = sys.modules.get("keras")
+    base = getattr(getattr(keras, "optimizers", None), "Optimizer", None)
+    if base is not None and isinstance(inner, base):
+        return _keras_source(inner, model, scheduler)
     from pellucid.access.foreign import GroupsSource, has_groups
 
     if not isinstance(inner, type) and has_groups(inner):
@@ -168,9 +172,16 @@ def source_of(optimizer: Any, model: Any = None, scheduler: Any = None) -> Sourc
         hint = ": that is a scheduler; pellucid.view(optimizer, scheduler=...) takes it"
     raise TypeError(
         f"view got {kind.__module__}.{kind.__qualname__}; allowed is an optimizer of Pellucid's, "
-        "torch's or a stranger's with param_groups (a list of dicts, each with 'params'), or a "
-        f"list of several{hint}"
+        "torch's or a stranger's with param_groups (a list of dicts, each with 'params'), one of "
+        f"Keras's, or a list of several{hint}"
     )
+
+
+def _keras_source(optimizer: Any, model: Any, scheduler: Any) -> Source:
+    """The `Source` for a subclass of keras.optimizers.Optimizer: ours have another than others."""
+    from pellucid.access.keras_foreign import KerasSource
+
+    return KerasSource(optimizer, model, scheduler)
 
 
 def unwrapped(optimizer: Any) -> Any:

@@ -127,8 +127,9 @@ def _host(array: Any) -> Any:
     """A NumPy view of an array in the processor's memory, or None."""
     if isinstance(array, numpy.ndarray):
         return array
-    if not hasattr(array, "detach"):
-        return numpy.asarray(array) if isinstance(array, numpy.generic) else None
+    if not hasattr(array, "detach"):  # Keras's Variables give a copy
+        known = isinstance(array, numpy.generic) or hasattr(array, "__array__")
+        return numpy.asarray(array) if known else None
     try:
         return array.detach().numpy()
     except (TypeError, RuntimeError, ValueError, AttributeError, NotImplementedError):
