@@ -61,7 +61,7 @@ class Hooks:
 
     def __init__(self, optimizer: Any, base: type) -> None:
         self.optimizer, self.base = optimizer, base
-        self._renewed: dict[str, Any] | None = None
+        self._traced: dict[tuple[str, str], Any] = {}
 
     # -- what is there ----------------------------------------------------------------------
 
@@ -113,12 +113,12 @@ class Hooks:
     # -- calls ------------------------------------------------------------------------------
 
     def dense(self, gradient: Any, variable: Any, apply_state: Any) -> None:
-        self._function(DENSE)(gradient, variable, **self._state(DENSE, apply_state))
+        self._function(DENSE, variable)(gradient, **self._state(DENSE, apply_state))
 
     def sparse(self, gradient: Any, variable: Any, apply_state: Any) -> None:
         """Update rows that may occur several times."""
         state = self._state(SPARSE, apply_state)
-        self._function(DUPLICATES)(gradient.values, variable, gradient.indices, **state)
+        self._function(DUPLICATES, variable)(gradient.values, gradient.indices, **state)
 
     def unique_rows(self, values: Any, variable: Any, indices: Any, state: dict[str, Any]) -> Any:
         """Call the sparse hook with each index once.
@@ -128,10 +128,10 @@ class Hooks:
         """
         try:
             if self.takes_indices():
-                return self._function(SPARSE)(values, variable, indices, **state)
+                return self._function(SPARSE, variable)(values, indices, **state)
             shape = tf.cast(tf.shape(variable), indices.dtype)
             whole = tf.scatter_nd(indices[:, None], values, shape)
-            return self._function(SPARSE)(whole, variable, **state)
+            return self._function(SPARSE, variable)(whole, **state)
         except NotImplementedError as error:
             if str(error):
                 raise
@@ -140,20 +140,30 @@ class Hooks:
     def _state(self, name: str, apply_state: Any) -> dict[str, Any]:
         return {"apply_state": apply_state} if "apply_state" in self.arguments(name) else {}
 
-    def _function(self, name: str) -> Any:
-        """A hook as it is called; one under `tf.function` without its older traces."""
+    def _function(self, name: str, variable: Any) -> Any:
+        """A hook for one variable, called with all its arguments but the variable.
+
+        Under `tf.function` a hook has a trace of its own for each variable: TensorFlow would give
+        variables of one shape the same one, with the slots of the first.
+        """
         hook = getattr(self.optimizer, name)
-        if self._renewed is None or not hasattr(hook, "python_function"):
-            return hook
-        if name not in self._renewed:
-            static = inspect.getattr_static(self.optimizer, name)
-            self._renewed[name] = tf.function(
-                static.python_function.__get__(self.optimizer),
-                input_signature=static.input_signature,
+        static = inspect.getattr_static(self.optimizer, name)
+        if not hasattr(static, "python_function"):
+            return lambda gradient, *rest, **state: hook(gradient, variable, *rest, **state)
+        key = name, variable._unique_id
+        if key not in self._traced:
+            plain = static.python_function.__get__(self.optimizer)
+
+            def update(gradient: Any, *rest: Any, **state: Any) -> Any:
+                return plain(gradient, variable, *rest, **state)
+
+            self._traced[key] = tf.function(
+                update,
+                autograph=getattr(static, "_autograph", True),
                 jit_compile=getattr(static, "_jit_compile", None),
             )
-        return self._renewed[name]
+        return self._traced[key]
 
     def renew(self) -> None:
         """Forget what hooks under `tf.function` were traced to."""
-        self._renewed = {}
+        self._traced.clear()

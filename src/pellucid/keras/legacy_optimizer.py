@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -143,18 +144,23 @@ class Optimizer(State):
         instance = object.__getattribute__(self, "__dict__")
         if name.startswith("__") or "_hypers" not in instance or name in instance:
             return super().__getattribute__(name)
+        if _declared_below(type(self), name):
+            return super().__getattribute__(name)
         hyper = "learning_rate" if name == "lr" else name
-        if hyper in instance["_hypers"].values and not _declared_below(type(self), name):
+        if hyper in instance["_hypers"].values:
             return instance["_hypers"].shown(hyper)
         return super().__getattribute__(hyper)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if _declared_below(type(self), name):
+            self._set_plain(name, value)
+            return
         name = "learning_rate" if name == "lr" else name
         hypers = self.__dict__.get("_hypers")
-        if hypers is not None and name in hypers.values and not _declared_below(type(self), name):
+        if hypers is not None and name in hypers.values:
             self._set_hyper(name, value)
-            return
-        self._set_plain(name, value)
+        else:
+            self._set_plain(name, value)
 
     def __delattr__(self, name: str) -> None:
         object.__delattr__(self, name)
@@ -378,10 +384,12 @@ class Optimizer(State):
         pairs = self._transform_gradients(pairs)
         with self._applying():
             return tf.__internal__.distribute.interim.maybe_merge_call(
-                self._apply_to_all, tf.distribute.get_strategy(), pairs, apply_state
+                functools.partial(self._apply_to_all, apply_state),
+                tf.distribute.get_strategy(),
+                pairs,
             )
 
-    def _apply_to_all(self, strategy: Any, pairs: list[Pair], apply_state: Any) -> Any:
+    def _apply_to_all(self, apply_state: Any, strategy: Any, pairs: list[Pair]) -> Any:
         def apply_to_one(variable: Any, gradient: Any) -> None:
             if isinstance(gradient, tf.IndexedSlices):
                 self._hooks.sparse(gradient, variable, apply_state)

@@ -210,7 +210,7 @@ class State(keras.optimizers.Optimizer):  # type: ignore[misc]
         found = self._slots.get(self._var_key(var), {})
         if slot_name not in found:
             raise KeyError(
-                f"{self._name} has no slot {slot_name!r} for {bare(var.name)}; it has "
+                f"{self._name} has no slot {slot_name!r} for {bare(unwrap(var).name)}; it has "
                 f"{', '.join(found) or 'none'}. Slots are made in _create_slots with "
                 f"self.add_slot(var, {slot_name!r}), when the optimizer is built."
             )
