@@ -655,6 +655,31 @@ def test_threads_that_share_variables_do_not_wait_for_each_other_for_ever() -> N
     assert values(variables) == [[300.0] * 4] * 20
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_variables_are_locked_in_one_order_whatever_the_order_given(turned: bool) -> None:
+    first, second = zeros(2)[:: -1 if turned else 1]
+    running = threading.Event()
+
+    def slow(addresses: Any, inputs: Any, outputs: Any) -> None:
+        running.set()
+        time.sleep(0.6)
+
+    def update(variables: Any, delay: float) -> Any:
+        def run() -> None:
+            running.wait(SECONDS)
+            time.sleep(delay)
+            run_in_place(Adder(), variables, [], [], "step")
+
+        return run
+
+    together(
+        lambda: run_in_place(slow, [second], [], [], "slow"),
+        update([second, first], 0.1),  # waits for the slow one
+        update([first, second], 0.3),  # must not take the first meanwhile
+    )
+    assert values([first, second]) == [[2.0] * 4] * 2
+
+
 def test_models_in_several_threads_train_as_they_do_alone() -> None:
     def train(result: list[Any]) -> Any:
         def run() -> None:
@@ -669,6 +694,19 @@ def test_models_in_several_threads_train_as_they_do_alone() -> None:
     results: list[Any] = []
     together(*[train(results) for _ in range(4)])
     assert results == [[[50.0] * 4] * 5] * 4
+
+
+def test_where_eager_execution_is_asynchronous() -> None:
+    printed = run_alone("""
+        tf.config.experimental.set_synchronous_execution(False)
+        variables = zeros(3)
+        assert available() == ""
+        add = Adder()
+        for _ in range(5):
+            run_in_place(add, variables, [], [], "step")
+        print(values(variables) == [[5.0] * 4] * 3, len(tensorflow_op._made[0].runs))
+    """)
+    assert printed == "True 0"
 
 
 def test_a_process_ends_well_with_ops_alive_and_running() -> None:

@@ -32,6 +32,7 @@ class HostOp:
         self.library = library
         self.runs: dict[int, Run] = {}  # by the op's first input
         self.layout: Layout | None = None  # until it is found
+        self.device = ""  # the first CPU of this process
         self.name = self._register()
 
     # -- registering -----------------------------------------------------------------------
@@ -137,13 +138,20 @@ class HostOp:
         name: str,
     ) -> list[Any]:
         """Run it eagerly, or add it to the graph being traced; its outputs."""
-        self.runs[token] = run
         if not tf.executing_eagerly():
+            self.runs[token] = run
             return self._add(token, handles, inputs, outputs, name)
+
+        def once(op: HostOp, context: int) -> None:
+            del self.runs[token]
+            run(op, context)
+
+        self.runs[token] = once
         try:
             return self.execute(token, handles, inputs, [one for one, _ in outputs], name)
-        finally:
-            del self.runs[token]
+        except BaseException:
+            self.runs.pop(token, None)
+            raise
 
     def execute(
         self,

@@ -98,11 +98,18 @@ def available() -> str:
     return _made[0] if isinstance(_made[0], str) else ""
 
 
+def _op() -> HostOp:
+    assert isinstance(_made[0], HostOp)
+    return _made[0]
+
+
 def _make() -> HostOp | str:
     """The op, tried, or the reason why not."""
     try:
+        from tensorflow.python.eager import context  # type: ignore[import-untyped, unused-ignore]
+
         op = HostOp(Library(tf.sysconfig.get_lib()))
-        with tf.device(DEVICE):
+        with tf.device(DEVICE), context.execution_mode(context.SYNC):
             _check(op)
     except Exception as error:  # whatever another release of TensorFlow makes it raise
         return (
@@ -130,6 +137,7 @@ def _check(op: HostOp) -> None:
             del op.runs[0]
         return got[0]
 
+    op.device = variables[0].device
     op.layout = Probe(op.library, [28, 48], run).layout(lambda k: _read(handles[k]))
     _check_values(op, variables)
 
@@ -175,8 +183,11 @@ def suits(variables: Sequence[Any]) -> bool:
         return False
     if not (tf.executing_eagerly() or tf.compat.v1.get_default_graph().building_function):
         return False  # a graph of TensorFlow 1
+    if available():
+        return False
     kinds = (resource_variable_ops.ResourceVariable, resource_variable_ops.UninitializedVariable)
-    return not available() and all(isinstance(one, kinds) and _fits(one) for one in variables)
+    device = _op().device
+    return all(isinstance(one, kinds) and _fits(one, device) for one in variables)
 
 
 def _traced_for_xla() -> bool:
@@ -188,12 +199,12 @@ def _traced_for_xla() -> bool:
     return bool(control_flow_util.GraphOrParentsInXlaContext(graph))
 
 
-def _fits(variable: Any) -> bool:
+def _fits(variable: Any, device: str) -> bool:
     return (
         variable.dtype.name in DTYPES
         and variable.shape.is_fully_defined()
         and isinstance(variable.handle, tf.__internal__.EagerTensor)
-        and variable.device.endswith(DEVICE)
+        and variable.device == device
         and getattr(variable, "_distributed_container", None) is None
     )
 
@@ -238,8 +249,7 @@ def run_in_place(
             f"{name}: XLA (jit_compile=True) cannot call a function of the host: use the update in "
             "TensorFlow's own ops, or compile without XLA"
         )
-    op = _made[0]
-    assert isinstance(op, HostOp)
+    op = _op()
     tensors = [tf.convert_to_tensor(one) for one in inputs]
     for k, one in enumerate(tensors):
         if not (one.dtype.is_floating or one.dtype.is_integer or one.dtype.is_bool):

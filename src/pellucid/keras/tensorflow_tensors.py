@@ -173,8 +173,11 @@ class Library:
         names += ["TF_GetInput", "TF_TensorData", "TF_DeleteTensor"]
         at = [self.address(name) for name in names]
         self.functions = numpy.array(at, numpy.int64)
-        # These let other Python threads run: a lock may have to be waited for.
-        self.loops = {name: runtime_function(*given) for name, given in _LOOPS.items()}
+        # Others run only while a lock is waited for: who holds it may need Python to go on.
+        self.loops = {
+            name: runtime_function(*given, nogil=name == "lock_variables")
+            for name, given in _LOOPS.items()
+        }
 
     def address(self, name: str) -> int:
         """Where a function is."""
