@@ -7,7 +7,7 @@ conditions may be arrays of one element whose values are known only when a compi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,9 @@ class Whole:
     sizes: dict[str, Any] = field(default_factory=dict)
 
 
+Kept = Callable[[Tensor, str, Any, Any], Any]
+
+
 @dataclass
 class Outcome:
     """What an update gives: nothing is written."""
@@ -55,25 +58,64 @@ class Outcome:
     veto: Any  # None: no stage can veto; else a condition
 
 
-def pure_update(xp: Any, tensors: Sequence[Tensor], whole: Whole) -> Outcome:
-    """One update of all tensors in the array namespace ``xp``, in the programs' own order."""
+def pure_update(
+    xp: Any, tensors: Sequence[Tensor], whole: Whole, kept: Kept | None = None
+) -> Outcome:
+    """One update of all tensors in the array namespace ``xp``, in the programs' own order.
+
+    Args:
+        kept: makes of a slot's new value, the veto known, what is stored; the parameter is then
+            computed from that. Without it values are given as they are computed.
+    """
     _count(tensors, whole)
     runs = [_interpreter(xp, tensor, whole) for tensor in tensors]
     _reduce_over_all(xp, tensors, runs, whole)
-    values: list[dict[str, Any]] = []
-    shared: dict[tuple[int, str], Any] = {}
+    _share_scalars(xp, tensors, runs)
     veto: Any = None
     for tensor, run in zip(tensors, runs, strict=True):
-        traced = tensor.program.traced
-        names = [*traced.slots, "param"]
-        results = run([*traced.slots.values(), traced.param])
-        values.append(dict(zip(names, results, strict=True)))
-        for condition in run(traced.vetoes):
+        for condition in run(tensor.program.traced.vetoes):
             veto = condition if veto is None else either(xp, veto, condition)
+    values: list[dict[str, Any]] = []
+    shared: dict[tuple[int, str], Any] = {}
+    for tensor, run in zip(tensors, runs, strict=True):
+        traced = tensor.program.traced
+        found = dict(zip(traced.slots, run(traced.slots.values()), strict=True))
+        if kept is not None:
+            for full, node in traced.slots.items():
+                found[full] = kept(tensor, full, found[full], veto)
+                if node.rank == Rank.ELEMENT and node.op not in ("slot", "param", "grad"):
+                    run.known[node.index] = found[full]
+        (found["param"],) = run([traced.param])
+        values.append(found)
         for name, value in zip(traced.shared, run(traced.shared.values()), strict=True):
             ordinal, _, full = name.partition(":")
             shared.setdefault((int(ordinal), full), value)
     return Outcome(values, shared, veto)
+
+
+def _share_scalars(xp: Any, tensors: Sequence[Tensor], runs: Sequence[Interpreter]) -> None:
+    """Compute each group's numbers once, apart from the loops over elements that read them."""
+    first: dict[tuple[int, int], int] = {}
+    places = []
+    for place, tensor in enumerate(tensors):
+        key = id(tensor.program), id(tensor.values)
+        first.setdefault(key, place)
+        places.append(first[key])
+    wanted = [
+        (place, node)
+        for place in first.values()
+        for node in tensors[place].program.segmented.nodes
+        if node.rank == Rank.SCALAR and node.op != "const"
+    ]
+    values = [runs[place]([node])[0] for place, node in wanted]
+    arrays = [k for k, value in enumerate(values) if is_array(value)]
+    for k, value in zip(arrays, xp.settled([values[k] for k in arrays]), strict=True):
+        values[k] = value
+    known: dict[int, dict[int, Any]] = {place: {} for place in first.values()}
+    for (place, node), value in zip(wanted, values, strict=True):
+        known[place][node.index] = value
+    for run, place in zip(runs, places, strict=True):
+        run.known.update(known[place])
 
 
 def either(xp: Any, one: Any, other: Any) -> Any:

@@ -8,7 +8,7 @@ from pellucid.compose import Chain, Composed, Route, chain, flatten, transformer
 from pellucid.rule import Rule, Stage
 from pellucid.transforms import clip_by_global_norm, clip_by_norm, clip_by_value, decay_weights
 
-__all__ = ["ALIASES", "DECAYS", "with_arguments"]
+__all__ = ["ALIASES", "DECAYS", "decays", "with_arguments"]
 
 CLIPS: dict[str, Any] = {
     "clipnorm": clip_by_norm,
@@ -79,3 +79,12 @@ def _in_order(stages: list[Stage | Route]) -> list[Stage | Route]:
     """What was added behind the rule comes before the parameter transforms."""
     last = [one for one in stages if isinstance(one, Stage) and one.kind == "parameter transform"]
     return [*(one for one in stages if one not in last), *last]
+
+
+def decays(composed: Composed) -> bool:
+    """Whether a rule among the stages has a weight decay of its own."""
+    if isinstance(composed, Route):
+        return any(decays(one) for _, one in composed.branches)
+    if isinstance(composed, Chain):
+        return any(decays(one) for one in composed.stages)
+    return composed.kind == "rule" and "weight_decay" in composed.declared.hypers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import keras
 
 from pellucid.compose import composed_from_config
 from pellucid.declare import plain_value, revive
+from pellucid.keras.arguments import ALIASES, decays
 from pellucid.keras.hypers import Choice, Hyperparameter
 from pellucid.ops import is_number
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from pellucid.keras.core import Setting
     from pellucid.keras.optimizer import Optimizer
 
-__all__ = ["base_config", "config_of", "from_config", "plain_setting", "revived"]
+__all__ = ["config_of", "from_config", "plain_setting", "revived_argument", "with_values"]
 
 BASE = (
     "use_ema", "ema_momentum", "ema_overwrite_frequency", "loss_scale_factor",
@@ -77,58 +79,80 @@ def all_values(optimizer: Optimizer) -> dict[str, Any]:
 
 def config_of(optimizer: Optimizer) -> dict[str, Any]:
     """All arguments, with the values that hold now."""
-    given = optimizer._given.what
     groups = {}
     for pattern, values in optimizer.core.patterns.items():
         if not isinstance(pattern, str):
             raise ValueError(f"groups: the predicate {pattern!r} has no configuration: use a pattern")
         groups[pattern] = {
-            key: value if is_number(value) or isinstance(value, (bool, str)) else plain_value(
-                value, f"groups[{pattern!r}][{key!r}]"
-            )
+            key: plain_argument(value, f"groups[{pattern!r}][{key!r}]")
             for key, value in values.items()
-        }  # fmt: skip
+        }
     arguments = {}
     for key in ARGUMENTS:
-        found = optimizer.setting(key) if given[key] is not None else None
+        found = optimizer.setting(key)
         arguments[key] = None if found is None else plain_setting(found)
+    own = own_values(optimizer)
+    functions = optimizer._transformers.what
     return {
         **base_config(optimizer),
-        **{k: v for k, v in own_values(optimizer).items() if "." not in k},
+        **{key: value for key, value in own.items() if "." not in key},
         **arguments,
-        "stage": given["stage"].get_config(),
+        "stage": optimizer._given.what["stage"].get_config(),
+        "gradient_transformers": [plain_argument(f, "gradient_transformers") for f in functions],
         "groups": groups,
         "values": {
-            **{k: v for k, v in own_values(optimizer).items() if "." in k},
+            **{key: v for key, v in own.items() if "." in key and key not in ALIASES.values()},
             **all_values(optimizer),
         },
     }
+
+
+def plain_argument(value: Any, where: str) -> Any:
+    """A value that a user gave as plain data."""
+    if is_number(value) or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
+        return keras.saving.serialize_keras_object(value)
+    return plain_value(value, where)
+
+
+def revived_argument(key: str, value: Any) -> Any:
+    """An argument that `config_of` wrote, as the constructor takes it."""
+    if key == "gradient_transformers":
+        return [revive(one) for one in value]
+    if key == "groups":
+        return {p: {k: revived(v) for k, v in of.items()} for p, of in value.items()} or None
+    return value if key == "values" else revived(value)
 
 
 def from_config(cls: type[Optimizer], config: Mapping[str, Any]) -> Optimizer:
     """The optimizer that `config_of` described; values beside the stage's win."""
     rest = dict(config)
     stage = composed_from_config(rest.pop("stage"))
-    groups = {
-        pattern: {key: revived(value) for key, value in values.items()}
-        for pattern, values in rest.pop("groups", {}).items()
-    }
+    shared = ("name", *BASE, "sparse", "seed", "groups", "gradient_transformers")
+    known = {key: revived_argument(key, rest.pop(key)) for key in shared if key in rest}
     values = rest.pop("values", {})
-    known = {key: rest.pop(key) for key in ("name", *BASE, "sparse", "seed") if key in rest}
-    arguments = {key: revived(rest.pop(key)) for key in ARGUMENTS if rest.get(key) is not None}
-    made = cls(stage, groups=groups or None, **known, **arguments)
-    for key, value in {**values, **rest}.items():
-        if key in ARGUMENTS and value is None:
-            continue
+    arguments = {
+        key: revived(rest.pop(key))
+        for key in ARGUMENTS
+        if rest.get(key) is not None and not (key == "weight_decay" and decays(stage))
+    }
+    rest = {key: one for key, one in rest.items() if key not in ARGUMENTS or one is not None}
+    return with_values(cls(stage, **known, **arguments), {**rest, **values})
+
+
+def with_values(made: Optimizer, values: Mapping[str, Any]) -> Optimizer:
+    """The optimizer with these values by name or path; those of groups wait for `build`."""
+    for key, value in values.items():
         found = made.setting(key)
-        if found is not None:
-            if plain_setting(found) != value:
-                found.set(revived(value), "load")
-            continue
-        try:
-            made._by_path(key).set(revived(value), "load")
-        except KeyError as error:
-            if "/" not in key:
-                raise ValueError(made._unknown(key)) from error
-            made.core.held[key] = revived(value)  # of a group, which `build` makes
+        if found is None and "/" in key:
+            with contextlib.suppress(KeyError):
+                found = made._by_path(key)
+            if found is None:
+                made.core.held[key] = revived(value)
+                continue
+        if found is None:
+            raise ValueError(made._unknown(key))
+        if plain_setting(found) != value:
+            found.set(revived(value), "load")
     return made

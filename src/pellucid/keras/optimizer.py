@@ -109,8 +109,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         }  # fmt: skip
         self._set("_given", _Held(given))
         self._set("sparse", sparse)
-        functions = (*gradient_transformers, *transformers_of(stage))
-        self._set("_transformers", _Held(functions))
+        self._set("_transformers", _Held((*gradient_transformers,)))
         self._set("_journal", _Held(Journal()))
         self.journal.live = lambda: self.updates
         self._set("_extras", _Held({}))
@@ -549,7 +548,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         """Pairs after the plain functions, matched by identity."""
         from pellucid.keras.transformed import checked
 
-        for function in self._transformers.what:
+        for function in (*self._transformers.what, *transformers_of(self.stage)):
             pairs = checked(function, pairs)
         return pairs
 

@@ -14,8 +14,8 @@ from pellucid.declare import HyperparameterError
 from pellucid.fuse.launch import Step
 from pellucid.fuse.pool import threads
 from pellucid.keras.kernels import Fused
-from pellucid.keras.namespaces import decimal, namespace
 from pellucid.keras.tensorflow_op import run_in_place, suits
+from pellucid.keras.update import traced_numbers
 
 if TYPE_CHECKING:
     from pellucid.keras.optimizer import Optimizer
@@ -84,18 +84,9 @@ class _Call:
 
     def _values(self) -> Any:
         """All hyperparameters of the step, as one float64 vector."""
-        xp = namespace()
         updates = tf.cast(keras.ops.convert_to_tensor(self.optimizer.iterations), tf.float64)
         real = keras.ops.convert_to_tensor(self.optimizer._iterations)
-        plain = [cell for cell in self.cells if cell.driver is None]
-        held = tf.stack([cell.variable.value for cell in plain]) if plain else None
-        found: dict[int, Any] = {}
-        if held is not None:
-            for cell, value in zip(plain, tf.unstack(decimal(xp, held)), strict=True):
-                found[id(cell)] = value
-        for cell in self.cells:
-            if id(cell) not in found:
-                found[id(cell)] = cell.traced(xp, updates, real)
+        found = traced_numbers(self.cells, updates, real)
         return tf.stack([found[id(cell)] for cell in self.cells])
 
     def _commit(self, values: Any, vetoed: Any, new: Any) -> None:

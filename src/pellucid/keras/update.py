@@ -15,12 +15,13 @@ import numpy
 
 from pellucid.fuse.pure import Outcome, Tensor, Whole, either, pure_update
 from pellucid.keras.core import Parameter
-from pellucid.keras.namespaces import namespace, wide_scalars
+from pellucid.keras.namespaces import decimal, namespace, wide_scalars
 
 if TYPE_CHECKING:
+    from pellucid.keras.hypers import Hyperparameter
     from pellucid.keras.optimizer import Optimizer
 
-__all__ = ["Numbers", "numbers_of", "traced_update"]
+__all__ = ["Numbers", "Pair", "numbers_of", "traced_numbers", "traced_update"]
 
 
 @dataclass
@@ -39,16 +40,39 @@ def numbers_of(optimizer: Optimizer) -> Numbers:
     updates = xp.wide(keras.ops.convert_to_tensor(optimizer.iterations))
     real = keras.ops.convert_to_tensor(optimizer._iterations)
     cells = core.cells
-    known = {id(cell): cell.traced(xp, updates, real) for cell in cells}
-    refused: Any = xp.wide(updates * 0.0)
+    known = traced_numbers(cells, updates, real)
+    refused: Any = updates * 0.0
     for place in reversed(range(len(cells))):
-        cell = cells[place]
-        fits = cell.fits(xp, known[id(cell)])
+        fits = cells[place].fits(xp, known[id(cells[place])])
         refused = xp.where(fits, refused, refused * 0.0 + float(place + 1))
+    *settled, refused = xp.settled([*known.values(), refused])
+    known = dict(zip(known, settled, strict=True))
     values = [
         {full: known[id(cell)] for full, cell in group.cells.items()} for group in core.groups
     ]
     return Numbers(values, updates + 1.0, refused, known)
+
+
+def traced_numbers(
+    cells: Sequence[Hyperparameter], updates: Any, real_updates: Any
+) -> dict[int, Any]:
+    """Each hyperparameter's number in a step that may be compiled, by its identity.
+
+    Args:
+        updates: completed ones, a float64 of shape ().
+        real_updates: Keras's iteration, which counts micro-batches.
+    """
+    xp = namespace()
+    plain = [cell for cell in cells if cell.driver is None]
+    known: dict[int, Any] = {}
+    if plain:
+        held = keras.ops.stack([keras.ops.convert_to_tensor(c.variable.value) for c in plain])
+        exact = decimal(xp, held)
+        known = {id(cell): xp.number(exact[place]) for place, cell in enumerate(plain)}
+    for cell in cells:
+        if cell.driver is not None:
+            known[id(cell)] = cell.traced(xp, updates, real_updates)
+    return known
 
 
 @dataclass
@@ -69,8 +93,7 @@ def traced_update(
         update = _Update(optimizer, pairs, extras, numbers)
         sleepers = [*optimizer.core.sleepers().items()]
         new, veto = update.chosen(sleepers, frozenset())
-        xp = namespace()
-        veto = either(xp, veto, numbers.refused > 0.0) if veto is not None else numbers.refused > 0.0
+        veto = update._vetoed(veto)
         update.write(new, veto)
         keep_numbers(optimizer, numbers)
         return veto
@@ -97,6 +120,8 @@ class _Update:
     ) -> None:
         self.optimizer, self.pairs, self.numbers = optimizer, pairs, numbers
         self.core, self.extras, self.xp = optimizer.core, extras, namespace()
+        self.by_index = {pair.parameter.index: pair for pair in pairs}
+        self.chosen_already: set[int] = set()  # variables whose new value regards the veto
         self.targets: list[tuple[Any, Any]] = []  # Variable, rows
         for pair in pairs:
             self.targets.append((pair.parameter.variable, pair.rows))
@@ -131,8 +156,23 @@ class _Update:
         tensors = [self._tensor(pair, asleep) for pair in self.pairs]
         shared = {key: xp.wide(_value(v)) for key, v in self.core.shared.items()}
         whole = Whole(self.core.seed, shared, self.extras)
-        outcome = pure_update(xp, tensors, whole)
+        outcome = pure_update(xp, tensors, whole, self._kept)
         return self._in_order(outcome), outcome.veto
+
+    def _kept(self, tensor: Tensor, full: str, value: Any, veto: Any) -> Any:
+        """A slot's new value as it is stored, so that XLA forms it once and reads it then."""
+        pair = self.by_index[tensor.index]
+        variable = pair.parameter.slots[full]
+        if pair.rows is not None or str(variable.dtype) != tensor.program.compute:
+            return value
+        stored = self._stored(value, variable, None)
+        refused = self._vetoed(veto)
+        self.chosen_already.add(id(variable))
+        return self.xp.where(refused, _value(variable), stored)
+
+    def _vetoed(self, veto: Any) -> Any:
+        refused = self.numbers.refused > 0.0
+        return refused if veto is None else either(self.xp, veto, refused)
 
     def _tensor(self, pair: Pair, asleep: frozenset[str]) -> Tensor:
         parameter, core, xp = pair.parameter, self.core, self.xp
@@ -197,7 +237,9 @@ class _Update:
         """Write new values, unless vetoed."""
         for (variable, rows), value in zip(self.targets, new, strict=True):
             old = _value(variable) if rows is None else _gathered(_value(variable), rows)
-            kept = self.xp.where(veto, old, value)
+            kept = value
+            if id(variable) not in self.chosen_already:
+                kept = self.xp.where(veto, old, value)
             if rows is None:
                 self.optimizer.assign(variable, kept)
             else:
