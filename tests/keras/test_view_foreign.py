@@ -347,6 +347,42 @@ def test_values_inside_of_fit_are_true() -> None:
     assert seen == [(2, 0.01), 2]
 
 
+def test_state_written_inside_of_fit_is_taken_up() -> None:
+    optimizer = optimizers.SGD(0.05, momentum=0.9)
+    model = model_of(optimizer)
+    view = pellucid.view(optimizer)
+
+    def forget() -> None:
+        view.state["*/velocity"] = 0.0
+
+    train(model, [After(2, forget)])
+    expected = model_of(optimizers.SGD(0.05, momentum=0.9))
+    expected.fit(X[:16], Y[:16], batch_size=8, verbose=0, shuffle=False)
+    expected.compile(optimizers.SGD(0.05, momentum=0.9), "mse")
+    expected.fit(X[16:], Y[16:], batch_size=8, verbose=0, shuffle=False)
+    close(model, expected)
+
+
+def test_before_it_is_built() -> None:
+    optimizer = optimizers.Adam(0.01)
+    assert "0 parameters" in str(pellucid.view(optimizer))
+    model = model_of(optimizer)
+    view = pellucid.view(optimizer, model=model)
+    assert "2 parameters (8)" in " ".join(str(view).split()) or "2 (8)" in str(view)
+    view["amsgrad"] = True  # `build` will make what it needs
+    train(model)
+    assert view.state["*/max_second_moment"]
+
+
+def test_recompiled_model_is_no_loop_of_ones_own() -> None:
+    optimizer = optimizers.Adam(0.01)
+    model = model_of(optimizer)
+    train(model)
+    model.compile(optimizer, "mse")
+    pellucid.view(optimizer)["beta1"] = 0.5  # no warning: the step is not compiled yet
+    assert optimizer.beta_1 == 0.5
+
+
 # -- numbers and schedules -----------------------------------------------------------------
 
 
@@ -489,6 +525,8 @@ def test_several_are_written_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch
     train(model)
     view = pellucid.view(optimizer)
 
+    before = [id(one) for one in optimizer.variables]
+
     def fails(*_: Any) -> int:
         raise RuntimeError("no")
 
@@ -499,6 +537,8 @@ def test_several_are_written_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch
         view["learning_rate"] = schedules.ExponentialDecay(0.1, 10, 0.5)
     assert (kernels.beta_1, rest.beta_1) == (0.9, 0.9)
     assert (view[".*kernel/learning_rate"], view["default/learning_rate"]) == (0.01, 0.1)
+    assert [id(one) for one in optimizer.variables] == before
+    assert len(view.journal) == 0
 
 
 def test_no_junk_attributes() -> None:

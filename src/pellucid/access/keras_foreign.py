@@ -364,8 +364,12 @@ class KerasSource:
 
     def _warn(self, frozen: Sequence[str], models: int) -> None:
         """Say so where a compiled step may hold an old value that nobody here can reach."""
+        from pellucid.keras.trainers import trainers_of
+
         compiles = keras().backend.backend() in ("tensorflow", "jax")
-        if compiles and not models and count_of(self.optimizer):
+        if not compiles or models or not count_of(self.optimizer):
+            return
+        if not trainers_of(self.optimizer):  # else its model is not compiled yet
             warnings.warn(
                 f"{', '.join(frozen)}: no Keras model trains with this {self.name}. If a "
                 "tf.function or jax.jit of your own runs its steps, it holds the old value: make "

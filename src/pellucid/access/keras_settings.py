@@ -13,7 +13,7 @@ from pellucid.ops import is_number
 
 __all__ = [
     "Leaf", "Setting", "count_of", "is_variable", "leaves_of", "number_of", "own_settings",
-    "settings_of",
+    "restorer", "settings_of",
 ]  # fmt: skip
 
 RATE = "learning_rate"
@@ -32,13 +32,17 @@ def is_variable(value: Any) -> bool:
 
 def number_of(value: Any) -> float:
     """The number that an array of one holds: the shortest decimal that is rounded to it."""
-    array = keras().ops.convert_to_numpy(value)
-    return float(str(array.reshape(())[()]))
+    return float(str(_host(value).reshape(())[()]))
+
+
+def _host(value: Any) -> Any:
+    """A NumPy copy; of what a Variable holds, since its own `__array__` is of NumPy 1's form."""
+    return keras().ops.convert_to_numpy(value.value if is_variable(value) else value)
 
 
 def count_of(optimizer: Any) -> int:
     """Completed updates."""
-    return int(keras().ops.convert_to_numpy(optimizer.iterations))
+    return int(_host(optimizer.iterations))
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Setting:
     def _driven(self, later: int) -> float:
         driver = self.driver
         if isinstance(driver, keras().optimizers.schedules.LearningRateSchedule):
-            steps = int(keras().ops.convert_to_numpy(self.owner._iterations))
+            steps = int(_host(self.owner._iterations))
             found = driver(max(steps + later, 0))
         else:
             found = driver()
@@ -175,8 +179,9 @@ def _names(optimizer: Any) -> list[str]:
     try:
         names = [*optimizer.get_config()]
     except Exception:  # a stranger's, or a learning rate that cannot be serialised
-        own = [vars(base)["__init__"] for base in type(optimizer).__mro__ if "__init__" in vars(base)]
-        names = [*dict.fromkeys(name for one in own for name in inspect.signature(one).parameters)]
+        made = [vars(base).get("__init__") for base in type(optimizer).__mro__[:-1]]
+        given = [inspect.signature(one).parameters for one in made if one is not None]
+        names = [*dict.fromkeys(name for one in given for name in one)]
     return [name for name in names if name not in ("name", "self", "args", "kwargs")]
 
 
@@ -215,8 +220,12 @@ def swap_rate(optimizer: Any, value: Any) -> None:
         at = next((n + 1 for n, v in enumerate(others) if v is optimizer._iterations), 0)
         others.insert(at, made)
     _keep_only(optimizer, others)
+    _put_rate(optimizer, made)
+
+
+def _put_rate(optimizer: Any, rate: Any) -> None:
     del optimizer._learning_rate  # TensorFlow's checkpoints would go on to hold it
-    optimizer._learning_rate = made
+    optimizer._learning_rate = rate
 
 
 def _rate_variable(optimizer: Any, number: float) -> Any:
@@ -248,11 +257,18 @@ def _keep_only(optimizer: Any, variables: list[Any]) -> None:
 
 
 def restorer(setting: Setting) -> Callable[[], None]:
-    """What puts a setting back as it is now."""
-    raw, driver = setting.raw, setting.driver
-    value = driver if driver is not None else setting.value if is_variable(raw) else raw
+    """What puts a setting back as it is now: the same Variable, too."""
+    owner, raw = setting.owner, setting.raw
+    number = number_of(raw) if is_variable(raw) else None
+    variables = [*owner._variables]
 
     def restore() -> None:
-        setting.write(value)
+        if setting.is_rate and setting.raw is not raw:
+            _keep_only(owner, variables)
+            _put_rate(owner, raw)
+        if number is not None:
+            raw.assign(number)
+        elif not setting.is_rate:
+            setting.write(raw)
 
     return restore
