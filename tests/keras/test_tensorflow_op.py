@@ -65,8 +65,12 @@ def values(variables: Any) -> list[Any]:
 
 
 def test_it_works_here() -> None:
+    from tensorflow.python.framework import op_def_registry
+
     assert available() == ""
     assert suits(zeros(3))
+    name = tensorflow_op._op().name
+    assert op_def_registry.get(name).is_stateful  # or TensorFlow might merge or prune it
 
 
 # -- in place ----------------------------------------------------------------------------------
