@@ -204,6 +204,7 @@ class Interpreter:
         self.xp, self.dtype, self.shape, self.leaf = xp, dtype, shape, leaf
         self.seed, self.parameter = seed, parameter
         self.known: dict[int, Any] = {}
+        self.narrow: dict[int, Any] = {}  # the same in the compute type, for loops over elements
 
     def __call__(self, roots: Iterable[Node]) -> list[Any]:
         """The values of these nodes."""
@@ -236,6 +237,8 @@ class Interpreter:
         if not any(is_array(arg) for arg in args):
             return number(node.op, args)
         if node.rank in (Rank.ELEMENT, Rank.COLUMN):
+            if self.narrow:
+                args = [self.narrow.get(a.index, self.known[a.index]) for a in node.args]
             args = [self.xp.cast(arg, self.dtype) if is_array(arg) and not is_bool(arg) else arg
                     for arg in args]
         assert row.define is not None

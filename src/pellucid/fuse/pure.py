@@ -108,14 +108,30 @@ def _share_scalars(xp: Any, tensors: Sequence[Tensor], runs: Sequence[Interprete
         if node.rank == Rank.SCALAR and node.op != "const"
     ]
     values = [runs[place]([node])[0] for place, node in wanted]
-    arrays = [k for k, value in enumerate(values) if is_array(value)]
-    for k, value in zip(arrays, xp.settled([values[k] for k in arrays]), strict=True):
-        values[k] = value
+    narrow = [
+        xp.cast(value, tensors[place].program.compute)
+        if is_array(value) and not node.boolean
+        else value
+        for (place, node), value in zip(wanted, values, strict=True)
+    ]
+    settled = _settled(xp, [*values, *narrow])
     known: dict[int, dict[int, Any]] = {place: {} for place in first.values()}
-    for (place, node), value in zip(wanted, values, strict=True):
-        known[place][node.index] = value
+    short: dict[int, dict[int, Any]] = {place: {} for place in first.values()}
+    for number, (place, node) in enumerate(wanted):
+        known[place][node.index] = settled[number]
+        short[place][node.index] = settled[number + len(wanted)]
     for run, place in zip(runs, places, strict=True):
         run.known.update(known[place])
+        run.narrow.update(short[place])
+
+
+def _settled(xp: Any, values: list[Any]) -> list[Any]:
+    """Values of which XLA computes the arrays once, and not in every loop that reads them."""
+    arrays = [place for place, value in enumerate(values) if is_array(value)]
+    made = list(values)
+    for place, value in zip(arrays, xp.settled([values[k] for k in arrays]), strict=True):
+        made[place] = value
+    return made
 
 
 def either(xp: Any, one: Any, other: Any) -> Any:

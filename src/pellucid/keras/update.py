@@ -31,6 +31,7 @@ class Numbers:
     values: list[dict[str, Any]]  # of each group, by full name: float64 of shape ()
     step: Any  # the number of this update, from 1
     refused: Any  # 0, or 1 + the place of the first hyperparameter that is out of its bounds
+    veto: Any  # whether one is
     cells: dict[int, Any]  # of each hyperparameter, by identity
 
 
@@ -45,12 +46,12 @@ def numbers_of(optimizer: Optimizer) -> Numbers:
     for place in reversed(range(len(cells))):
         fits = cells[place].fits(xp, known[id(cells[place])])
         refused = xp.where(fits, refused, refused * 0.0 + float(place + 1))
-    *settled, refused = xp.settled([*known.values(), refused])
+    *settled, refused, veto = xp.settled([*known.values(), refused, refused > 0.0])
     known = dict(zip(known, settled, strict=True))
     values = [
         {full: known[id(cell)] for full, cell in group.cells.items()} for group in core.groups
     ]
-    return Numbers(values, updates + 1.0, refused, known)
+    return Numbers(values, updates + 1.0, refused, veto, known)
 
 
 def traced_numbers(
@@ -171,7 +172,7 @@ class _Update:
         return self.xp.where(refused, _value(variable), stored)
 
     def _vetoed(self, veto: Any) -> Any:
-        refused = self.numbers.refused > 0.0
+        refused = self.numbers.veto
         return refused if veto is None else either(self.xp, veto, refused)
 
     def _tensor(self, pair: Pair, asleep: frozenset[str]) -> Tensor:
