@@ -365,6 +365,20 @@ def start() -> None:
     print()
 
 
+def under_keras(seconds: float) -> None:
+    """Each backend of Keras in a process of its own."""
+    line("Keras on", "AdamW", "a step", "Keras's time over ours", "bandwidth", "first step")
+    line(*["---"] * 6)
+    for backend in ("tensorflow", "torch", "jax"):
+        program = os.path.join(os.path.dirname(__file__), "keras_run.py")
+        subprocess.run(
+            [sys.executable, program, "--seconds", str(seconds)],
+            env={**os.environ, "KERAS_BACKEND": backend},
+            check=True,
+        )
+    print()
+
+
 PARTS: dict[str, Callable[..., None]] = {
     "adamw": adamw,
     "composed": composed,
@@ -372,6 +386,7 @@ PARTS: dict[str, Callable[..., None]] = {
     "structure": structure,
     "views": views,
     "memory": lambda _: memory(),
+    "keras": under_keras,
     "start": lambda _: start(),
 }
 
