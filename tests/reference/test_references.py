@@ -85,6 +85,7 @@ ACTIVE: dict[str, dict[str, Any]] = {
         "l2": 0.3,
         "l2_shrinkage": 0.1,
         "beta": 0.4,
+        "weight_decay": 0.5,
     },
     "Rprop": {
         "learning_rate": 0.1,
@@ -239,7 +240,7 @@ def test_defaults_are_those_of_torch(torch: Any, rule: str) -> None:
 
 def test_defaults_are_those_of_keras_and_the_papers() -> None:
     assert defaults_of("RowwiseAdagrad") == defaults_of("Adagrad")
-    assert list(defaults_of("FTRL").values()) == [1e-3, -0.5, 0.1, 0, 0, 0, 0, False]
+    assert list(defaults_of("FTRL").values()) == [1e-3, -0.5, 0.1, 0, 0, 0, 0, 0, False]
     assert list(defaults_of("Lion").values()) == [1e-4, 0.9, 0.99, 0, False]
     assert list(defaults_of("Signum").values()) == [1e-4, 0.9, 0, False]
 
@@ -315,7 +316,7 @@ def test_ftrl_minimizes_its_regularized_sum() -> None:
     w = argmin of sum_s [ (g_s + 2 shrinkage w_s) w + sigma_s / 2 (w - w_s)^2 ]
     + n_0^k / (2 lr) w^2 + (l2 + beta / (2 lr)) w^2 + l1 |w|, by trying points around w.
     """
-    settings = ACTIVE["FTRL"]
+    settings = {**ACTIVE["FTRL"], "weight_decay": 0.0}
     lr, k = settings["learning_rate"], -settings["learning_rate_power"]
     grads = [np.asarray(g) for g in (0.7, -1.3, 0.2, 0.9)]
     points = [np.array(0.4)]

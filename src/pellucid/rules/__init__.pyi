@@ -101,6 +101,7 @@ class FTRL(Rule):
         l2: Value = 0.0,
         l2_shrinkage: Value = 0.0,
         beta: Value = 0.0,
+        weight_decay: Value = 0.0,
         *,
         maximize: bool = False,
         name: str | None = None,

@@ -17,7 +17,8 @@ class FTRL(Rule):
 
     FTRL-Proximal: McMahan et al. 2013, "Ad click prediction: a view from the trenches",
     Algorithm 1, in Keras 3's form, which adds l2_shrinkage and the power. The first value of the
-    parameter has little effect: it enters through z alone.
+    parameter has little effect: it enters through z alone. So does weight_decay, as in Keras:
+    learning_rate weight_decay param is subtracted from the parameter before all that.
     """
 
     learning_rate = hyper(1e-3, above=0, doc="Step size; 0 would divide by zero.")
@@ -27,10 +28,12 @@ class FTRL(Rule):
     l2 = hyper(0.0, minimum=0, doc="L2 penalty.")
     l2_shrinkage = hyper(0.0, minimum=0, doc="L2 penalty on the gradient alone, as a decay.")
     beta = hyper(0.0, minimum=0, doc="The paper's beta: holds back the first steps.")
+    weight_decay = hyper(0.0, minimum=0, doc="This times learning_rate is the share removed.")
     accumulator = slot(ref("initial_accumulator_value"))
     linear = slot()
 
     def update(self, param: Any, grad: Any) -> Any:
+        param = param - self.learning_rate * self.weight_decay * param
         old = power(self.accumulator, -self.learning_rate_power)
         self.accumulator = self.accumulator + square(grad)
         new = power(self.accumulator, -self.learning_rate_power)

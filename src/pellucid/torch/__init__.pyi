@@ -157,6 +157,7 @@ class FTRL(Optimizer):
         l2: Value = 0.0,
         l2_shrinkage: Value = 0.0,
         beta: Value = 0.0,
+        weight_decay: Value = 0.0,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
