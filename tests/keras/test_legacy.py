@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -296,6 +300,40 @@ def test_hooks_under_tf_function_keep_to_their_variables(compiled: bool) -> None
     np.testing.assert_array_equal(variables[0].numpy(), before)
 
 
+class TracedWithState(Optimizer):
+    """A hook under tf.function that takes apply_state."""
+
+    def __init__(self):
+        super().__init__("TracedWithState")
+        self._set_hyper("learning_rate", 0.5)
+
+    @tf.function
+    def _resource_apply_dense(self, grad, var, apply_state=None):
+        var.assign_sub(apply_state[(var.device, var.dtype.base_dtype)]["lr_t"] * grad)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_hook_under_tf_function_takes_apply_state_of_several_dtypes(compiled: bool) -> None:
+    optimizer = TracedWithState()
+    variables = [tf.Variable([1.0], dtype=dtype) for dtype in (tf.float32, tf.float64)]
+
+    def step():
+        optimizer.apply_gradients((tf.ones(1, one.dtype), one) for one in variables)
+
+    step = tf.function(step) if compiled else step
+    for _ in range(2):
+        step()
+    assert [one.numpy()[0] for one in variables] == [0.0, 0.0]
+
+
+def test_transformers_set_later_act_at_the_next_step() -> None:
+    optimizer = Momentum(0.05, 0.0)
+    model = network(optimizer)
+    assert moved(model) > 0
+    optimizer.gradient_transformers = [lambda pairs: [(0.0 * g, v) for g, v in pairs]]
+    assert moved(model) == 0
+
+
 def test_a_missing_hook_is_named() -> None:
     class Empty(Optimizer):
         pass
@@ -554,3 +592,72 @@ def test_other_optimizers_can_wrap_it() -> None:
     for one, other in zip(model.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert float(model.optimizer.lr) == pytest.approx(0.05)
+
+
+# -- in processes of their own -----------------------------------------------------------------
+
+
+def run_alone(program: str, backend: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": backend,
+        "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)]),
+    }
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_another_backend_says_what_to_do() -> None:
+    """The class can be imported and subclassed there; constructing names the way out."""
+    program = """
+import pellucid.keras.legacy as legacy
+class Mine(legacy.Optimizer):
+    def __init__(self): super().__init__("Mine")
+try: Mine()
+except RuntimeError as error: print(error)
+"""
+    done = run_alone(program, "jax")
+    assert "Mine: the legacy optimizer API" in done.stdout, done.stderr
+    assert "runs on the backend 'jax'" in done.stdout
+    assert "KERAS_BACKEND=tensorflow" in done.stdout
+    assert "pellucid.keras.Optimizer" in done.stdout
+
+
+REPLICAS = """
+import numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from test_legacy import Momentum, Optimizer, X, fit, network
+
+class Shared(Momentum):
+    def _resource_apply_dense(self, grad, var, apply_state=None):
+        m = self.get_slot(var, "m")
+        m.assign(0.9 * m + grad)
+        var.assign_sub(apply_state[(var.device, var.dtype.base_dtype)]["lr_t"] * m)
+
+alone = network(Shared())
+with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    together = network(Shared())
+for model in (alone, together):
+    fit(model, 2)
+for one, other in zip(alone.get_weights(), together.get_weights()):
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+optimizer = together.optimizer
+assert optimizer.iterations.numpy() == 6
+assert optimizer.variables["Momentum/dense/kernel/m"].shape == (4, 3)
+optimizer.variables["learning_rate"].assign(0.0)
+before = together.get_weights()[0]
+fit(together)
+np.testing.assert_array_equal(before, together.get_weights()[0])
+print("same numbers")
+"""
+
+
+def test_on_two_replicas() -> None:
+    done = run_alone(REPLICAS, "tensorflow")
+    assert "same numbers" in done.stdout, done.stderr

@@ -61,7 +61,7 @@ class Hooks:
 
     def __init__(self, optimizer: Any, base: type) -> None:
         self.optimizer, self.base = optimizer, base
-        self._traced: dict[tuple[str, str], Any] = {}
+        self._traced: dict[Any, Any] = {}
 
     # -- what is there ----------------------------------------------------------------------
 
@@ -113,12 +113,12 @@ class Hooks:
     # -- calls ------------------------------------------------------------------------------
 
     def dense(self, gradient: Any, variable: Any, apply_state: Any) -> None:
-        self._function(DENSE, variable)(gradient, **self._state(DENSE, apply_state))
+        self._call(DENSE, gradient, variable, **self._state(DENSE, apply_state))
 
     def sparse(self, gradient: Any, variable: Any, apply_state: Any) -> None:
         """Update rows that may occur several times."""
         state = self._state(SPARSE, apply_state)
-        self._function(DUPLICATES, variable)(gradient.values, gradient.indices, **state)
+        self._call(DUPLICATES, gradient.values, variable, gradient.indices, **state)
 
     def unique_rows(self, values: Any, variable: Any, indices: Any, state: dict[str, Any]) -> Any:
         """Call the sparse hook with each index once.
@@ -128,10 +128,10 @@ class Hooks:
         """
         try:
             if self.takes_indices():
-                return self._function(SPARSE, variable)(values, indices, **state)
+                return self._call(SPARSE, values, variable, indices, **state)
             shape = tf.cast(tf.shape(variable), indices.dtype)
             whole = tf.scatter_nd(indices[:, None], values, shape)
-            return self._function(SPARSE, variable)(whole, **state)
+            return self._call(SPARSE, whole, variable, **state)
         except NotImplementedError as error:
             if str(error):
                 raise
@@ -140,29 +140,42 @@ class Hooks:
     def _state(self, name: str, apply_state: Any) -> dict[str, Any]:
         return {"apply_state": apply_state} if "apply_state" in self.arguments(name) else {}
 
-    def _function(self, name: str, variable: Any) -> Any:
-        """A hook for one variable, called with all its arguments but the variable.
+    def _call(self, name: str, gradient: Any, variable: Any, *rest: Any, **state: Any) -> Any:
+        """Call a hook.
 
-        Under `tf.function` a hook has a trace of its own for each variable: TensorFlow would give
+        Under `tf.function` it has a trace of its own for each variable: TensorFlow would give
         variables of one shape the same one, with the slots of the first.
         """
-        hook = getattr(self.optimizer, name)
         static = inspect.getattr_static(self.optimizer, name)
         if not hasattr(static, "python_function"):
-            return lambda gradient, *rest, **state: hook(gradient, variable, *rest, **state)
-        key = name, variable._unique_id
-        if key not in self._traced:
-            plain = static.python_function.__get__(self.optimizer)
+            return getattr(self.optimizer, name)(gradient, variable, *rest, **state)
+        shared: Any = state.get("apply_state")
+        keys = tuple(shared) if isinstance(shared, dict) else None
+        trace = name, variable._unique_id, bool(state), keys
+        if trace not in self._traced:
+            self._traced[trace] = self._under_function(static, variable, bool(state), keys)
+        parts = shared if keys is None else [shared[key] for key in keys]
+        return self._traced[trace](gradient, rest, parts)
 
-            def update(gradient: Any, *rest: Any, **state: Any) -> Any:
-                return plain(gradient, variable, *rest, **state)
+    def _under_function(self, static: Any, variable: Any, takes_state: bool, keys: Any) -> Any:
+        """A hook's `tf.function` for one variable.
 
-            self._traced[key] = tf.function(
-                update,
-                autograph=getattr(static, "_autograph", True),
-                jit_compile=getattr(static, "_jit_compile", None),
+        ``apply_state`` goes in as a list: TensorFlow sorts a dict's keys, which for (device, dtype)
+        it cannot.
+        """
+        hook = static.python_function.__get__(self.optimizer)
+
+        def update(gradient: Any, rest: Any, parts: Any) -> Any:
+            shared = parts if keys is None else dict(zip(keys, parts, strict=True))
+            return hook(
+                gradient, variable, *rest, **({"apply_state": shared} if takes_state else {})
             )
-        return self._traced[key]
+
+        return tf.function(
+            update,
+            autograph=getattr(static, "_autograph", True),
+            jit_compile=getattr(static, "_jit_compile", None),
+        )
 
     def renew(self) -> None:
         """Forget what hooks under `tf.function` were traced to."""

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from pellucid.keras.legacy_arguments import Unset, check_arguments, declared_below
 from pellucid.keras.legacy_gradients import (
     CLIPPERS,
     Pair,
@@ -23,26 +24,11 @@ from pellucid.keras.legacy_variables import unwrap
 
 __all__ = ["Optimizer"]
 
-ARGUMENTS = ("clipnorm", "clipvalue", "global_clipnorm", "lr", "decay")
+FUNCTIONS = ("gradient_aggregator", "gradient_transformers")
 OF_KERAS = ("weight_decay", "use_ema", "ema_momentum", "ema_overwrite_frequency")
 FLOATING = (
     tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.complex64, tf.complex128,
 )  # fmt: skip
-
-
-class _Unset:
-    """A class attribute that is not there until an instance sets it; Keras has a property here."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, instance: Any, owner: type) -> Any:
-        if instance is None:
-            return self
-        raise AttributeError(
-            f"{type(instance).__name__} has no {self.name!r}: set it in __init__ with "
-            f"self._set_hyper({self.name!r}, value)."
-        )
 
 
 @without_autograph
@@ -72,7 +58,7 @@ class Optimizer(State):
     ema_overwrite_frequency = None
     gradient_accumulation_steps = None
     gradient_transformers: Any = ()
-    learning_rate = _Unset()
+    learning_rate = Unset()
 
     def __init__(
         self,
@@ -81,7 +67,7 @@ class Optimizer(State):
         gradient_transformers: Iterable[Callable[..., Any]] | None = None,
         **kwargs: Any,
     ) -> None:
-        _check_arguments(type(self).__name__, name, kwargs)
+        check_arguments(type(self).__name__, name, kwargs)
         super().__init__(learning_rate=0.0, name=name)
         self._discard_keras_state()
         self._hypers = Hypers(self)
@@ -144,7 +130,7 @@ class Optimizer(State):
         instance = object.__getattribute__(self, "__dict__")
         if name.startswith("__") or "_hypers" not in instance or name in instance:
             return super().__getattribute__(name)
-        if _declared_below(type(self), name):
+        if declared_below(type(self), Optimizer, name):
             return super().__getattribute__(name)
         hyper = "learning_rate" if name == "lr" else name
         if hyper in instance["_hypers"].values:
@@ -152,15 +138,17 @@ class Optimizer(State):
         return super().__getattribute__(hyper)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if _declared_below(type(self), name):
+        if declared_below(type(self), Optimizer, name):
             self._set_plain(name, value)
             return
         name = "learning_rate" if name == "lr" else name
         hypers = self.__dict__.get("_hypers")
         if hypers is not None and name in hypers.values:
             self._set_hyper(name, value)
-        else:
-            self._set_plain(name, value)
+            return
+        self._set_plain(name, value)
+        if name in FUNCTIONS:
+            self._restructured(f"{name} was set")
 
     def __delattr__(self, name: str) -> None:
         object.__delattr__(self, name)
@@ -430,36 +418,3 @@ class Optimizer(State):
                     value, custom_objects=custom_objects
                 )
         return cls(**config)
-
-
-def _declared_below(owner: type, name: str) -> bool:
-    """Whether a subclass of ours has a method or property of the name."""
-    for parent in owner.__mro__:
-        if parent is Optimizer:
-            return False
-        if name in vars(parent):
-            return True
-    return False
-
-
-def _check_arguments(owner: str, name: Any, given: dict[str, Any]) -> None:
-    """Whether `Optimizer.__init__` can take its arguments."""
-    if name is not None and not isinstance(name, str):
-        raise TypeError(
-            f"{owner}: the first argument of the legacy Optimizer's __init__ is its name, a "
-            f"string; received {name!r}. Write super().__init__(name, **kwargs)."
-        )
-    for argument, value in given.items():
-        if argument not in ARGUMENTS:
-            raise TypeError(
-                f"{owner}: unexpected argument {argument}={value!r}. The legacy Optimizer takes "
-                f"{', '.join(ARGUMENTS)}, gradient_aggregator and gradient_transformers; a "
-                "hyperparameter of a subclass is an argument of the subclass's __init__."
-            )
-        if value is not None and value < 0:
-            raise ValueError(f"{owner}: {argument} must be at least 0; received {value!r}.")
-    if given.get("clipnorm") is not None and given.get("global_clipnorm") is not None:
-        raise ValueError(
-            f"{owner}: clipnorm={given['clipnorm']} and global_clipnorm="
-            f"{given['global_clipnorm']} exclude each other; give one."
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,9 @@ from pellucid.keras.legacy_hooks import without_autograph
 from pellucid.keras.legacy_variables import (
     NamedVariable,
     Variables,
+    assign_all,
     bare,
+    initial_value,
     make_variable,
     unwrap,
 )
@@ -65,7 +66,9 @@ class State(keras.optimizers.Optimizer):  # type: ignore[misc]
         ):  # fmt: skip
             self._named[name] = unwrap(value)
             self._track_trackable(value, name, overwrite=True)
-        elif known and isinstance(before, PLAIN) and isinstance(value, PLAIN) and before != value:
+            return
+        self._named.pop(name, None)
+        if known and isinstance(before, PLAIN) and isinstance(value, PLAIN) and before != value:
             self._rebuild_for(name)
 
     def _rebuild_for(self, attribute: str) -> None:
@@ -182,7 +185,7 @@ class State(keras.optimizers.Optimizer):  # type: ignore[misc]
         slots = self._slots.setdefault(self._var_key(var), {})
         if slot_name in slots:
             return slots[slot_name]
-        initial = _initial(initializer, var.shape if shape is None else shape, var.dtype)
+        initial = initial_value(initializer, var.shape if shape is None else shape, var.dtype)
         with tf.init_scope(), self._distribution_strategy_scope():
             strategy = tf.distribute.get_strategy()
             if not strategy.extended.variable_created_in_scope(var):
@@ -243,7 +246,7 @@ class State(keras.optimizers.Optimizer):  # type: ignore[misc]
         with tf.init_scope(), self._distribution_strategy_scope():
             made = make_variable(
                 f"{self._name}/{name}",
-                _initial(initializer, shape, dtype),
+                initial_value(initializer, shape, dtype),
                 dtype,
                 synchronization=synchronization,
                 aggregation=aggregation,
@@ -285,7 +288,7 @@ class State(keras.optimizers.Optimizer):  # type: ignore[misc]
         Raises:
             ValueError: their number or a shape differs; nothing is written.
         """
-        _assign_all(self._name, [(bare(one.name), one) for one in self.weights], list(weights))
+        assign_all(self._name, [(bare(one.name), one) for one in self.weights], list(weights))
 
     # -- files ---------------------------------------------------------------------------------
 
@@ -314,7 +317,7 @@ class State(keras.optimizers.Optimizer):  # type: ignore[misc]
     def _load_waiting(self) -> None:
         values, self._waiting_values = self._waiting_values, None
         if values is not None:
-            _assign_all(self._name, self._entries(), values)
+            assign_all(self._name, self._entries(), values)
 
     def _create_or_restore_slot_variable(
         self,
@@ -376,40 +379,3 @@ class State(keras.optimizers.Optimizer):  # type: ignore[misc]
             "again on the Python function.",
         )
         return [] if check is None else [check]
-
-
-def _initial(initializer: Any, shape: Any, dtype: Any) -> Any:
-    """A value, or a function without arguments that gives one."""
-    if isinstance(initializer, str):
-        initializer = keras.initializers.get(initializer)
-    if isinstance(initializer, type):
-        initializer = initializer()
-    if callable(initializer):
-        return functools.partial(initializer, shape=shape, dtype=dtype)
-    value = tf.convert_to_tensor(unwrap(initializer), dtype=dtype)
-    return tf.broadcast_to(value, shape) if value.shape.rank == 0 else value
-
-
-def _assign_all(name: str, entries: list[tuple[str, Any]], values: list[Any]) -> None:
-    """Write values into variables, all or none."""
-    expected = [(label, tuple(one.shape)) for label, one in entries]
-    given = [numpy.shape(value) for value in values]
-    wrong = [
-        f"{label} has shape {shape}, the value {other}"
-        for (label, shape), other in zip(expected, given, strict=False)
-        if shape != other
-    ]
-    if len(expected) != len(given):
-        wrong.insert(
-            0,
-            f"it has {len(expected)} variables ({', '.join(label for label, _ in expected)}), "
-            f"the values are {len(given)}",
-        )
-    if wrong:
-        raise ValueError(
-            f"These values do not belong to {name}: {'; '.join(wrong)}. Nothing was loaded. Build "
-            "the optimizer as it was when they were saved: the same variables, the same slots, "
-            "schedules where there were schedules."
-        )
-    for (_, variable), value in zip(entries, values, strict=True):
-        variable.assign(tf.cast(value, variable.dtype))

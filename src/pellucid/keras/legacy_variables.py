@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Any, SupportsIndex, overload
 
 import keras
+import numpy
 import tensorflow as tf
 from tensorflow.python.ops.resource_variable_ops import ResourceVariable
 
-__all__ = ["Name", "NamedVariable", "Variables", "bare", "make_variable", "unwrap"]
+__all__ = [
+    "Name", "NamedVariable", "Variables", "assign_all", "bare", "initial_value", "make_variable",
+    "unwrap",
+]  # fmt: skip
 
 
 def bare(name: str) -> str:
@@ -104,3 +109,40 @@ class Variables(list):  # type: ignore[type-arg]
             f"{self.optimizer} has {how_many} of the name {key!r}; its variables are: "
             f"{', '.join(self.names)}"
         )
+
+
+def initial_value(initializer: Any, shape: Any, dtype: Any) -> Any:
+    """A value, or a function without arguments that gives one."""
+    if isinstance(initializer, str):
+        initializer = keras.initializers.get(initializer)
+    if isinstance(initializer, type):
+        initializer = initializer()
+    if callable(initializer):
+        return functools.partial(initializer, shape=shape, dtype=dtype)
+    value = tf.convert_to_tensor(unwrap(initializer), dtype=dtype)
+    return tf.broadcast_to(value, shape) if value.shape.rank == 0 else value
+
+
+def assign_all(name: str, entries: list[tuple[str, Any]], values: list[Any]) -> None:
+    """Write values into variables, all or none."""
+    expected = [(label, tuple(one.shape)) for label, one in entries]
+    given = [numpy.shape(value) for value in values]
+    wrong = [
+        f"{label} has shape {shape}, the value {other}"
+        for (label, shape), other in zip(expected, given, strict=False)
+        if shape != other
+    ]
+    if len(expected) != len(given):
+        wrong.insert(
+            0,
+            f"it has {len(expected)} variables ({', '.join(label for label, _ in expected)}), "
+            f"the values are {len(given)}",
+        )
+    if wrong:
+        raise ValueError(
+            f"These values do not belong to {name}: {'; '.join(wrong)}. Nothing was loaded. Build "
+            "the optimizer as it was when they were saved: the same variables, the same slots, "
+            "schedules where there were schedules."
+        )
+    for (_, variable), value in zip(entries, values, strict=True):
+        variable.assign(tf.cast(value, variable.dtype))
