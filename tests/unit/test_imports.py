@@ -45,14 +45,14 @@ ARROWS: dict[str, set[str]] = {
     "host": {*CORE, "fuse"},
     "numpy": HOST,
     "torch": HOST,
-    "keras": HOST,
+    "keras": {*HOST, "schedules", "transforms"},  # Keras's arguments are stages, schedules traced
     "optax": HOST,
     # what stands above, and is handed objects of a framework
     "access": HOST,
     "conformance": HOST,
     "explanation": {*CORE, "rules"},
     "stage_text": {*CORE, "rules"},
-    "demo": {*HOST, "access", "numpy", "torch"},
+    "demo": {*HOST, "access", "numpy", "torch", "keras", "schedules"},
     "cli": set(),
     "": set(),  # pellucid/__init__.py, which loads its names when they are asked for
 }
@@ -64,14 +64,27 @@ LAZY: dict[str, set[str]] = {
     "rule": {"rules", "transforms"},  # a stage read from a file
     "stage_text": {"schedules", "transforms"},
     "explanation": {"fuse"},
-    "conformance": {"numpy", "torch"},  # `pellucid.check` tries every backend that is installed
+    # `pellucid.check` tries every backend that is installed
+    "conformance": {"numpy", "torch", "keras"},
+    "keras": {"torch"},  # on Keras's torch backend; see BETWEEN_FRAMEWORKS
     "access": {"torch", "keras"},  # of an object of that framework: its table of names, its groups
     "cli": set(ARROWS),  # on top of all, each command loading what it needs
 }
 """What it may import besides, inside a function, when it is needed."""
 
+BETWEEN_FRAMEWORKS = {("keras/namespaces.py", "pellucid.torch.arrays")}
+"""Keras's torch backend computes with torch's tensors: their namespace is written once."""
+
 THIRD: dict[str, set[str]] = {
-    "torch": {"torch", "demo/torch_demo.py"},
+    "torch": {"torch", "demo/torch_demo.py", "keras/torch_kernel.py"},
+    "keras": {"keras", "demo/keras_demo.py"},
+    # each a file that is loaded on that backend only
+    "tensorflow": {
+        *(f"keras/tensorflow_{name}.py" for name in ("host_op", "kernel", "op")),
+        *(f"keras/legacy_{name}.py" for name in ("gradients", "hooks", "hypers", "optimizer")),
+        *(f"keras/legacy_{name}.py" for name in ("state", "variables")),
+    },
+    "jax": {"jax", "optax"},
     "numba": {"fuse", "torch/handles.py"},
     "llvmlite": {"fuse"},
     "numpy": {"fuse", "host.py", "numpy", "torch", "keras", "optax", "conformance.py", "demo"},
@@ -83,15 +96,18 @@ THIRD: dict[str, set[str]] = {
 """Which files or folders may import a package of others when they are loaded."""
 
 THIRD_LAZY: dict[str, set[str]] = {
-    "torch": {"conformance.py", "cli.py"},
-    "keras": {"access"},  # of an optimizer of Keras, who has loaded it
+    "torch": {"conformance.py", "cli.py", "keras"},
+    "tensorflow": {"keras"},  # where it is the backend, and so loaded
+    "jax": {"keras"},
+    # of an optimizer of Keras, who has loaded it; of a check, where Keras is loaded already
+    "keras": {"access", "conformance.py"},
     "rich": {"journal_table.py"},
     "numpy": {"ops.py", "cli.py"},  # ops.sqrt(2.0) at a prompt
 }
 
 STAGES = (
     "counter", "pool", "cache", "graph", "simplify", "trace", "segment", "emit", "emit_numba",
-    "interpret", "runtime", "program", "launch", "engine", "eager", "measure",
+    "interpret", "runtime", "program", "pure", "launch", "engine", "eager", "measure",
 )  # fmt: skip
 """The compiler's modules: each imports only those before it when it is loaded."""
 
@@ -215,6 +231,7 @@ def test_frameworks_never_import_each_other() -> None:
         str(one)
         for one in OURS
         if one.importer in folders and one.imported in folders - {one.importer}
+        and not (one.lazy and (str(one.path), one.module) in BETWEEN_FRAMEWORKS)
     ]
     assert not wrong
 
