@@ -38,6 +38,7 @@ def tensorflow_update(
     ]
     if not _fit(params, [grads, *arrays]) or not suits([*params, *slots]):
         return None
+    grads, *arrays = [_of_shape(params, some) for some in (grads, *arrays)]
     numbers = {name: value for name, value in extras.items() if name not in by_name}
     call = _Call(optimizer, pairs, [*by_name], [*numbers])
     made = call.run([*params, *slots], grads, arrays, numbers)
@@ -78,8 +79,11 @@ class _Call:
         updates = tf.cast(keras.ops.convert_to_tensor(optimizer.iterations), tf.int64)
         inputs = [vector, updates, *grads, *(one for some in arrays for one in some)]
         outputs = [(tf.float64, ()), (tf.float64, (len(core.shared),))]
-        vetoed, new = run_in_place(self.__call__, variables, inputs, outputs, "pellucid_update")
-        self._commit(values, vetoed, new)
+        # What is counted after the update waits for it: a step that fails is not counted.
+        held = [*variables, optimizer._iterations.value]
+        vetoed, new = run_in_place(self.__call__, held, inputs, outputs, "pellucid_update")
+        with tf.control_dependencies([vetoed]):
+            self._commit(values, vetoed, new)
         return tf.cast(vetoed, tf.bool)
 
     def _values(self) -> Any:
@@ -116,7 +120,7 @@ class _Call:
         prepared = kernels.prepared(
             self.parameters, kernels.asleep(updates), flags if len(flags) else None
         )
-        params, slots = addresses[:count], addresses[count:]
+        params, slots = addresses[:count], addresses[count:-1]
         grads, others = inputs[2 : 2 + count], inputs[2 + count :]
         for place, name in enumerate(self.by_name):
             prepared.point(("extra", name), others[place * count : (place + 1) * count])
@@ -177,6 +181,14 @@ def _given(arrays: Mapping[int, Any], index: int) -> Any:
     if index not in arrays:
         raise TypeError(f"an extra input lacks the array number {index}: give one a variable")
     return tf.convert_to_tensor(arrays[index])
+
+
+def _of_shape(params: Sequence[Any], arrays: Sequence[Any]) -> list[Any]:
+    """Arrays whose shape only the running program knows are checked there."""
+    return [
+        one if one.shape.is_fully_defined() else tf.ensure_shape(one, param.shape)
+        for one, param in zip(arrays, params, strict=True)
+    ]
 
 
 def _fit(params: Sequence[Any], inputs: Sequence[Sequence[Any]]) -> bool:
