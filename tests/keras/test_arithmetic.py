@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
-import keras
 import pellucid.numpy
 from conformance.cases import CANCELLING
 from pellucid.compose import Pipeline

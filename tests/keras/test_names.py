@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import keras
 import pytest
 
-import keras
 import pellucid
 from pellucid.compose import Pipeline
 from pellucid.keras.names import (

@@ -6,7 +6,6 @@ import warnings
 from typing import Any
 
 import keras
-import numpy as np
 import pytest
 
 import pellucid.keras
@@ -25,7 +24,6 @@ from pellucid import CATALOGUE
 from pellucid.keras import optimizer as module
 from pellucid.keras.hypers import on_host
 from reference.steps import Result
-
 from stepper import Stepper
 
 BACKEND = keras.backend.backend()

@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy
 import pytest
 import tensorflow as tf
 
-import keras
 from pellucid.keras import tensorflow_op
 from pellucid.keras.tensorflow_op import available, run_in_place, suits
 

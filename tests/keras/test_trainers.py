@@ -7,10 +7,10 @@ import threading
 import weakref
 from typing import Any
 
+import keras
 import numpy
 import pytest
 
-import keras
 from pellucid.keras import trainers
 from pellucid.keras.trainers import compiled, rebuild, synchronise, trainers_of
 

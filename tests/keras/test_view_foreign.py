@@ -7,13 +7,13 @@ import json
 import weakref
 from typing import Any
 
+import keras
 import numpy
 import pytest
+from keras import optimizers
 from keras.optimizers import schedules
 
-import keras
 import pellucid
-from keras import optimizers
 from pellucid.access.errors import UnknownNameError
 from pellucid.declare import HyperparameterError
 from pellucid.keras.callbacks import JournalCallback
