@@ -55,6 +55,7 @@ class Kernels:
         self.optimizer, self.core = optimizer, optimizer.core
         self._prepared: dict[Any, Prepared] = {}
         self._calls: list[Any] = []
+        self.written: dict[int, Any] = {}  # by the number of parameters: see `torch_kernel`
 
     def keep(self, call: Any) -> None:
         """Hold what graphs call, as long as the optimizer's structure stays."""
@@ -88,7 +89,7 @@ class Kernels:
         indices = tuple(one.index for one in parameters)
         new = tuple(
             key for key, place in self.core.flags.items() if begun is None or not begun[place]
-        )
+        ) if begun is None or not all(begun) else ()
         key = (indices, asleep, new)
         kept = self._prepared.get(key)
         if kept is None:

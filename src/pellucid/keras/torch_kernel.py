@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -14,6 +16,7 @@ from pellucid.fuse.pool import threads
 from pellucid.keras.kernels import Fused, Kernels, Prepared
 
 if TYPE_CHECKING:
+    from pellucid.keras.core import Parameter
     from pellucid.keras.optimizer import Optimizer
     from pellucid.keras.update import Pair
 
@@ -30,13 +33,13 @@ def torch_update(
         return None
     kernels: Kernels = optimizer.kernels
     parameters = [pair.parameter for pair in pairs]
-    params = [_tensor(one.variable) for one in parameters]
-    slots = [_tensor(slot) for one in parameters for slot in one.slots.values()]
-    grads = [pair.grad for pair in pairs]
+    written = _Written.of(kernels, parameters)
     by_name = {name: value for name, value in extras.items() if isinstance(value, Mapping)}
-    inputs = [[_given(of, one.index) for one in parameters] for of in by_name.values()]
-    if not _suits(params, slots, [grads, *inputs]):
+    inputs = [[pair.grad for pair in pairs]]
+    inputs += [[_given(of, one.index) for one in parameters] for of in by_name.values()]
+    if written is None or not all(_suits(written.params, some) for some in inputs):
         return None
+    grads, slots = inputs.pop(0), written.slots
     updates = int(optimizer.iterations)
     values = [
         {full: cell.at(updates) for full, cell in group.cells.items()}
@@ -50,11 +53,11 @@ def torch_update(
     numbers = {name: float(value) for name, value in extras.items() if name not in by_name}
     step = Step(values, updates, shared, numbers)
     for place, number in kernels.fills(prepared, step):
-        slots[place].fill_(number)
+        slots[place].detach().fill_(number)
     bump = torch.autograd.graph.increment_version
     done = kernels.run(
-        prepared, _addresses(params), _addresses(slots), _addresses(grads), step,
-        min(threads(), torch.get_num_threads()), lambda: bump([*params, *slots]),
+        prepared, *written.addresses, _addresses(grads), step,
+        min(threads(), torch.get_num_threads()), lambda: bump(written.tensors),
     )  # fmt: skip
     if done:
         _commit(optimizer, prepared, step)
@@ -67,7 +70,7 @@ def _commit(optimizer: Optimizer, prepared: Prepared, step: Step) -> None:
     for key, variable in core.shared.items():
         variable.assign(step.shared[key])
     if prepared.fresh:
-        begun = _tensor(core.begun)
+        begun = _tensor(core.begun).detach()
         begun[[core.flags[key] for key in prepared.fresh]] = 1.0
         optimizer.kernels.begun(prepared)
     for number, group in enumerate(core.groups):
@@ -83,27 +86,72 @@ def _given(arrays: Mapping[int, Any], index: int) -> Any:
 
 
 def _tensor(variable: Any) -> Any:
-    """A Variable's tensor, past autograd."""
+    """A Variable's tensor."""
     held = variable._value if isinstance(variable, keras.Variable) else variable
-    return (variable.value if held is None else held).detach()
+    return variable.value if held is None else held
+
+
+@dataclass
+class _Written:
+    """The tensors that a launch writes, and where they are."""
+
+    variables: list[Any]
+    count: int  # of parameters, which come first
+    tensors: list[Any]
+    where: Any
+
+    @classmethod
+    def of(cls, kernels: Kernels, parameters: Sequence[Parameter]) -> _Written | None:
+        """Those of these parameters; None if the kernel cannot write them as they lie.
+
+        What was seen fit stays so as long as the same tensors lie at the same places.
+        """
+        known: _Written | None = kernels.written.get(len(parameters))
+        if known is None or not all(
+            map(is_, (one.variable for one in parameters), known.variables)
+        ):
+            variables = [one.variable for one in parameters]
+            slots = [slot for one in parameters for slot in one.slots.values()]
+            known = cls([*variables, *slots], len(parameters), [], None)
+        tensors = [*map(_tensor, known.variables)]
+        where = _addresses(tensors)
+        if (
+            len(tensors) != len(known.tensors)
+            or not all(map(is_, tensors, known.tensors))
+            or not numpy.array_equal(where, known.where)
+        ):
+            if not all(map(_plain, tensors)):
+                return None
+            known.tensors, known.where = tensors, where
+        kernels.written[len(parameters)] = known
+        return known
+
+    @property
+    def params(self) -> list[Any]:
+        return self.tensors[: self.count]
+
+    @property
+    def slots(self) -> list[Any]:
+        return self.tensors[self.count :]
+
+    @property
+    def addresses(self) -> tuple[Any, Any]:
+        return self.where[: self.count], self.where[self.count :]
 
 
 def _addresses(tensors: Sequence[Any]) -> Any:
     return numpy.array([tensor.data_ptr() for tensor in tensors], numpy.int64)
 
 
-def _suits(params: Sequence[Any], slots: Sequence[Any], inputs: Sequence[Sequence[Any]]) -> bool:
-    """Whether the kernel can work on these tensors as they lie."""
-    for group in inputs:
-        for tensor, param in zip(group, params, strict=True):
-            if (
-                not isinstance(tensor, torch.Tensor)
-                or tensor.dtype != param.dtype
-                or tensor.shape != param.shape
-                or not _plain(tensor)
-            ):
-                return False
-    return all(map(_plain, params)) and all(map(_plain, slots))
+def _suits(params: Sequence[Any], arrays: Sequence[Any]) -> bool:
+    """Whether the kernel can read these arrays as they lie."""
+    return all(
+        isinstance(array, torch.Tensor)
+        and array.dtype == param.dtype
+        and array.shape == param.shape
+        and _plain(array)
+        for array, param in zip(arrays, params, strict=True)
+    )
 
 
 def _plain(tensor: Any) -> bool:
