@@ -1,5 +1,6 @@
-"""Tests of Keras run in a process of their own for each backend: ``KERAS_BACKEND=jax pytest tests/keras``.
+"""Tests of Keras, which run in a process of their own for each backend.
 
+``KERAS_BACKEND=jax pytest tests/keras`` runs them on one.
 Without ``KERAS_BACKEND`` nothing here is collected; ``make test`` runs all three.
 """
 

@@ -117,9 +117,9 @@ def _share_scalars(xp: Any, tensors: Sequence[Tensor], runs: Sequence[Interprete
     settled = _settled(xp, [*values, *narrow])
     known: dict[int, dict[int, Any]] = {place: {} for place in first.values()}
     short: dict[int, dict[int, Any]] = {place: {} for place in first.values()}
-    for number, (place, node) in enumerate(wanted):
-        known[place][node.index] = settled[number]
-        short[place][node.index] = settled[number + len(wanted)]
+    for count, (place, node) in enumerate(wanted):
+        known[place][node.index] = settled[count]
+        short[place][node.index] = settled[count + len(wanted)]
     for run, place in zip(runs, places, strict=True):
         run.known.update(known[place])
         run.narrow.update(short[place])

@@ -82,7 +82,9 @@ def config_of(optimizer: Optimizer) -> dict[str, Any]:
     groups = {}
     for pattern, values in optimizer.core.patterns.items():
         if not isinstance(pattern, str):
-            raise ValueError(f"groups: the predicate {pattern!r} has no configuration: use a pattern")
+            raise ValueError(
+                f"groups: the predicate {pattern!r} has no configuration: use a pattern"
+            )
         groups[pattern] = {
             key: plain_argument(value, f"groups[{pattern!r}][{key!r}]")
             for key, value in values.items()

@@ -351,8 +351,8 @@ class Core:
         options = {full: choice.value for full, choice in group.choices.items()}
         where = f"of {parameter.name!r}"
         kinds = tuple(
-            (full, slot_kind(group.pipeline.slots[full][1], parameter.shape, f"slot {full!r} {where}"))
-            for full in group.pipeline.slots
+            (full, slot_kind(declared, parameter.shape, f"slot {full!r} {where}"))
+            for full, (_, declared) in group.pipeline.slots.items()
             if full in parameter.slots
         )
         variant = Variant(tuple(sorted(options.items())), kinds, frozenset(asleep))

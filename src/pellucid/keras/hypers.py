@@ -7,6 +7,7 @@ or a callable stands beside it; then the Variable holds what the last step used.
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,9 @@ from pellucid.schedules import Schedule
 if TYPE_CHECKING:
     from pellucid.keras.optimizer import Optimizer
 
-__all__ = ["Choice", "Hyperparameter", "HyperparameterVariable", "WithoutCount", "number_of", "on_host"]
+__all__ = [
+    "Choice", "Hyperparameter", "HyperparameterVariable", "WithoutCount", "number_of", "on_host",
+]  # fmt: skip
 
 
 def number_of(value: Any) -> float:
@@ -210,8 +213,8 @@ class Hyperparameter:
             traced = tf.is_tensor(value) and not hasattr(value, "numpy")
             if traced and self.driver is not None:
                 raise HyperparameterError(
-                    f"{self.where} follows {self.driver!r}: inside a compiled function it cannot be "
-                    "replaced by a number; assign the number outside"
+                    f"{self.where} follows {self.driver!r}: inside a compiled function it cannot "
+                    "be replaced by a number; assign the number outside"
                 )
             return traced
         return False
@@ -254,13 +257,13 @@ class Hyperparameter:
         """Whether a traced number is within the bounds."""
         declared, good = self.declared, xp.isfinite(value)
         for bound, holds in (
-            (declared.minimum, lambda b: value >= b),
-            (declared.above, lambda b: value > b),
-            (declared.maximum, lambda b: value <= b),
-            (declared.below, lambda b: value < b),
+            (declared.minimum, operator.ge),
+            (declared.above, operator.gt),
+            (declared.maximum, operator.le),
+            (declared.below, operator.lt),
         ):
             if bound is not None:
-                good = xp.logical_and(good, holds(bound))
+                good = xp.logical_and(good, holds(value, bound))
         return good
 
 

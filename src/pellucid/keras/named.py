@@ -1,4 +1,4 @@
-"""``pellucid.keras.<Name>``: each catalogue rule with Keras's argument names, defaults, arithmetic."""
+"""``pellucid.keras.<Name>``: each rule with Keras's argument names, defaults and arithmetic."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Variables(list):  # type: ignore[type-arg]
         return self
 
 
-@keras.saving.register_keras_serializable("pellucid")  # type: ignore[untyped-decorator]
+@keras.saving.register_keras_serializable("pellucid")
 class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     """Updates variables by a rule, a chain or a route, on TensorFlow, JAX and torch.
 
@@ -59,6 +59,8 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     is live in a compiled step: ``opt.beta_1 = 0.95``, ``opt.beta_1.assign(0.95)``,
     ``opt["beta_1"] = 0.95``. A schedule or a callable of the step is taken as well.
     """
+
+    built: bool
 
     def __init__(
         self,
@@ -599,7 +601,7 @@ class _StageSettings:
         object.__setattr__(self, "_of", (optimizer, group, stage))
 
     def _setting(self, name: str) -> Setting:
-        optimizer, group, stage = self._of
+        _, group, stage = self._of
         full = f"{stage}.{name}"
         if full not in group.settings:
             known = [one.partition(".")[2] for one in group.settings if one.startswith(f"{stage}.")]

@@ -189,7 +189,8 @@ class _Update:
                 value = xp.where(new, xp.cast(number, made.compute), xp.cast(value, made.compute))
             kind = dict(made.variant.slots)[full]
             slots[full] = value if kind == "scalar" else xp.cast(value, made.compute)
-        param, shape = _value(parameter.variable), parameter.shape
+        param: Any = _value(parameter.variable)
+        shape: tuple[Any, ...] = parameter.shape
         if pair.rows is not None:
             param, shape = _gathered(param, pair.rows), (None, *shape[1:])
         new = {full: self._new(parameter, full) for full in parameter.slots}
