@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy
 from keras.src import backend
+from keras.src.backend.common.stateless_scope import in_stateless_scope
 
 from pellucid.declare import (
     Hyper,
@@ -34,6 +36,15 @@ if TYPE_CHECKING:
 __all__ = [
     "Choice", "Hyperparameter", "HyperparameterVariable", "WithoutCount", "number_of", "on_host",
 ]  # fmt: skip
+
+
+def as_it_is(function: Any) -> Any:
+    """A method that a user's `tf.function` calls as it is: TensorFlow rewrites the code of others."""
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    return tf.autograph.experimental.do_not_convert(function)
 
 
 def number_of(value: Any) -> float:
@@ -89,18 +100,26 @@ class HyperparameterVariable(keras.Variable):  # type: ignore[misc]
             name=name,
         )
 
+    @property
+    def value(self) -> Any:
+        """The number as the backend's array; in a running `fit` on JAX, the trainer's."""
+        if self._value is None and not in_stateless_scope():
+            self.owner.optimizer.before_write()
+        return super().value
+
+    @as_it_is
     def assign(self, value: Any) -> Any:
         """Set the hyperparameter: acts at the next step, compiled or not.
 
         Raises:
             HyperparameterError: the number is not allowed; the old one is kept.
         """
-        if is_number(value) or isinstance(value, (numpy.ndarray, numpy.generic)):
-            self.owner.set(float(value), "assignment")
-        elif self.owner.by_machine(value):
+        if in_program():
+            self.owner.set_in_program(value)
+        elif _by_trainer() or self.owner.is_own_state(value):
             self.put(value)
         else:
-            self.owner.set(number_of(value), "assignment")
+            self.owner.set(plain_number(value, self.owner), "assignment")
         return self.value
 
     def assign_add(self, value: Any) -> Any:
@@ -111,7 +130,54 @@ class HyperparameterVariable(keras.Variable):  # type: ignore[misc]
 
     def put(self, value: Any) -> None:
         """Set the Variable without more ado."""
+        if keras.backend.backend() == "jax":  # a weak type would have a jitted step traced anew
+            from jax.lax import convert_element_type
+
+            value = convert_element_type(value, self.dtype)
         super().assign(value)
+
+
+def in_program() -> bool:
+    """Whether a step is being traced: what is written now is written each time that it runs."""
+    if in_stateless_scope():
+        return True
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return not tf.executing_eagerly()
+    return False
+
+
+def _by_trainer() -> bool:
+    """Whether Keras's trainer on JAX writes its state back: values that were checked before."""
+    if keras.backend.backend() != "jax":
+        return False
+    frame: Any = sys._getframe(2)
+    return any(
+        caller is not None and caller.f_code.co_name == "jax_state_sync"
+        for caller in (frame, frame.f_back)
+    )
+
+
+def plain_number(value: Any, owner: Hyperparameter) -> Any:
+    """The number that a Variable or an array stands for; anything else as it is.
+
+    Raises:
+        HyperparameterError: an array of several numbers, or of none.
+    """
+    if isinstance(value, keras.Variable):
+        value = value.value
+    if isinstance(value, (list, tuple)) or (
+        hasattr(value, "dtype") and not callable(value) and not isinstance(value, type)
+    ):
+        array = numpy.asarray(value) if isinstance(value, (list, tuple)) else on_host(value)
+        if array.size != 1 or array.dtype.kind not in "iuf" and str(array.dtype) != "bfloat16":
+            raise HyperparameterError(
+                f"{owner.where} is {value!r:.80}; allowed is one number: "
+                f"{owner.declared.allowed()}"
+            )
+        return number_of(array)
+    return value
 
 
 class Hyperparameter:
@@ -175,10 +241,16 @@ class Hyperparameter:
             return self.target.at(updates)
         if self.driver is None:
             return self.number
-        number = number_of_call(self.driver, updates)
+        number = number_of_call(self.driver, self._count(updates))
         if not self.declared.fits(number):
             self.declared.check(number, f"{self.where} from {self.driver!r} at step {updates}")
         return number
+
+    def _count(self, updates: int) -> int:
+        """What a driver is called with: Keras's own schedules count micro-batches, too."""
+        each = self.optimizer.gradient_accumulation_steps or 1
+        keras_own = isinstance(self.driver, keras.optimizers.schedules.LearningRateSchedule)
+        return updates * each + each - 1 if keras_own else updates
 
     def traced(self, xp: Any, updates: Any, real_updates: Any) -> Any:
         """The number in a step that may be compiled: float64 of shape ().
@@ -197,42 +269,56 @@ class Hyperparameter:
             return xp.number(xp.wide(driver.value(updates, xp)))
         if isinstance(driver, keras.optimizers.schedules.LearningRateSchedule):
             return xp.number(xp.wide(keras.ops.convert_to_tensor(driver(real_updates))))
-        return xp.number(xp.called(driver, updates))
+        return xp.number(xp.called(self.called, updates))
 
-    def by_machine(self, value: Any) -> bool:
-        """Whether an array is written by a trainer or a program, not by a person at a prompt.
+    def called(self, updates: int) -> float:
+        """What a function of the step gives in a compiled step, on the host; it goes on record."""
+        from pellucid.keras.journal import note_call
 
-        JAX's trainer writes all Variables back when it synchronises; a traced value is checked
-        when the step runs.
+        number = float(self.driver(updates))
+        note_call(self, updates, number)
+        return number
+
+    def is_own_state(self, value: Any) -> bool:
+        """Whether an array is what a jitted loop of a user's own has computed, on JAX.
+
+        Such a loop writes the optimizer's state back; that must not replace what drives a value.
+
+        Raises:
+            HyperparameterError: it is another number than the one that a schedule gave.
         """
-        if keras.backend.backend() == "jax":
+        if keras.backend.backend() != "jax" or self.driver is None or not hasattr(value, "devices"):
+            return False
+        driver, updates = self.target or self, self.optimizer.updates
+        if isinstance(driver.driver, WithoutCount):
             return True
-        if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-
-            traced = tf.is_tensor(value) and not hasattr(value, "numpy")
-            if traced and self.driver is not None:
-                raise HyperparameterError(
-                    f"{self.where} follows {self.driver!r}: inside a compiled function it cannot "
-                    "be replaced by a number; assign the number outside"
-                )
-            return traced
-        return False
+        known = [driver.number, driver.at(updates), driver.at(max(updates - 1, 0))]
+        if not any(numpy.isclose(float(value), one, rtol=1e-5) for one in known):
+            raise HyperparameterError(
+                f"{self.where} follows {self.driver!r}, and {float(value):g} is not what that "
+                "gives now: to have a number instead, assign a Python number; state of another "
+                "step needs that step's `iterations` first"
+            )
+        return True
 
     # -- changing --------------------------------------------------------------------------
 
     def set(self, value: Any, source: str, reason: str = "") -> None:
         """Check a value, write it, and put the change on record."""
-        checked = check_value(self.declared, as_driver(value), self.where)
+        if in_program():
+            self.set_in_program(value)
+            return
+        checked = check_value(self.declared, as_driver(plain_number(value, self)), self.where)
         self.optimizer.before_write()
         old = self.shown()
-        if is_number(checked) or is_scalar_array(checked):
-            number = number_of(checked) if is_scalar_array(checked) else float(checked)
-            self.variable.put(number)
+        if is_number(checked):
+            self.variable.put(float(checked))
             self.seen = self.number
             if self.driver is not None:
                 self.driver = self.target = None
-                self.optimizer.restructured()
+                self.optimizer.restructured(f"{self.where} is a number")
+            elif self.lacks_slots():
+                self.optimizer.restructured(f"{self.where} needs more slots")
         else:
             before = self.driver, self.target
             self.driver, self.target = checked, None
@@ -243,8 +329,46 @@ class Hyperparameter:
                 self.driver, self.target = before
                 raise
             self.variable.put(number)
-            self.optimizer.restructured()
+            self.optimizer.restructured(f"{self.where} follows {checked!r}")
         self.optimizer.changed(self, old, source, reason)
+
+    def set_in_program(self, value: Any) -> None:
+        """Write a number each time that a compiled program runs, in which this is called.
+
+        Its bounds are looked at by the step that reads it.
+
+        Raises:
+            HyperparameterError: what cannot change in a compiled program.
+        """
+        if isinstance(value, keras.Variable):
+            value = value.value
+        outside = "inside a compiled function that cannot change: assign it outside"
+        if self.driver is not None:
+            raise HyperparameterError(f"{self.where} follows {self.driver!r}; {outside}")
+        if self.lacks_slots(some_number=True):
+            raise HyperparameterError(
+                f"{self.where} decides which slots there are, and some are missing; {outside}"
+            )
+        if not hasattr(value, "dtype"):
+            value = check_value(self.declared, value, self.where)
+        if callable(value):
+            raise HyperparameterError(f"{self.where} is {value!r}; {outside}")
+        if numpy.prod(tuple(getattr(value, "shape", ())), dtype=int) != 1:
+            raise HyperparameterError(f"{self.where} is {value!r}; allowed is one number")
+        if hasattr(value, "dtype"):
+            value = keras.ops.reshape(keras.ops.cast(value, self.variable.dtype), ())
+        self.variable.put(value)
+
+    def lacks_slots(self, some_number: bool = False) -> bool:
+        """Whether slots should exist, by this number, and do not.
+
+        Args:
+            some_number: ask for any number that this may become in a compiled program.
+        """
+        core = self.optimizer.core
+        if not self.optimizer.built or not core.decides_slots(self.full):
+            return False
+        return core.undecided_slots(self.full) if some_number else bool(core.missing_slots())
 
     def shown(self) -> float:
         """The number that the journal has for now."""
@@ -294,10 +418,14 @@ class Choice:
         checked = self.declared.check(value, self.where)
         if checked == self.value:
             return
+        if in_program():
+            raise HyperparameterError(
+                f"{self.where} cannot change inside a compiled function: assign it outside"
+            )
         self.optimizer.before_write()
         old, self.value = self.value, checked
         try:
-            self.optimizer.restructured()
+            self.optimizer.restructured(f"{self.where} is {checked!r}")
         except Exception:
             self.value = old
             raise

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -12,20 +14,27 @@ import numpy
 from keras.src import backend
 from keras.src.utils.naming import auto_name
 
-from pellucid.changes import Change, Journal
+from pellucid.changes import Journal
 from pellucid.compose import Composed, flatten, transformers_of
-from pellucid.declare import HyperparameterError, plain_value
+from pellucid.declare import HyperparameterError, Slot
 from pellucid.keras.arguments import ALIASES, with_arguments
 from pellucid.keras.core import Core, Group, Parameter, Setting, path_of
-from pellucid.keras.hypers import Choice, Hyperparameter, number_of, on_host
+from pellucid.keras.distributed import scope
+from pellucid.keras.files import Beside, save
+from pellucid.keras.hypers import Choice, Hyperparameter, as_it_is, on_host
+from pellucid.keras.journal import begin, changed, changed_base, look
 from pellucid.keras.kernels import Fused, Kernels
-from pellucid.keras.update import Pair, traced_update
+from pellucid.keras.live import LIVE, live_number
+from pellucid.keras.loading import arrive, load
+from pellucid.keras.sparse import as_given, check_lazy, is_sparse, parts, summed
+from pellucid.keras.structure import STALE, Structure
+from pellucid.keras.update import Pair, traced_update, write
 
 __all__ = ["Optimizer"]
 
 SPARSE = ("dense", "lazy")
-LIVE = ("ema_momentum", "loss_scale_factor")
-"""Keras's own numbers that are read in each step: plain attributes there, frozen when compiled."""
+FIXED = ("name", "sparse", "use_ema", "gradient_accumulation_steps")
+"""Attributes on which the Variables depend that `build` makes."""
 
 
 class Variables(list):  # type: ignore[type-arg]
@@ -114,9 +123,10 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         self._set("_transformers", _Held((*gradient_transformers,)))
         self._set("_journal", _Held(Journal()))
         self.journal.live = lambda: self.updates
-        self._set("_extras", _Held({}))
-        self._set("_vetoed", None)
+        self._set("_calls", _Held({}))
         self._set("_kernel", None)
+        self._set("_beside", Beside(self))
+        self._set("_structure", _Held(Structure(self)))
         self._set("_core", None)
         self._set("_core", _Held(Core(self, composed, groups, seed)))
         rate = self._rate()
@@ -141,7 +151,14 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     @property
     def journal(self) -> Journal:
-        """Every change of a hyperparameter."""
+        """Every change of a hyperparameter; looks now for what was written past the optimizer."""
+        if self.__dict__.get("_core") is not None and _eager():
+            look(self)
+        return self.history
+
+    @property
+    def history(self) -> Journal:
+        """The journal as it stood when somebody looked last."""
         return self._journal.what  # type: ignore[no-any-return]
 
     # -- settings --------------------------------------------------------------------------
@@ -183,7 +200,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         found = self.setting(name)
         if found is not None:
-            return found.value if isinstance(found, Choice) else _current(found)
+            return self._shown(found)
         if name in ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm"):
             return None
         for branch in self._branch_of_names():
@@ -194,8 +211,12 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     def _unknown(self, name: str) -> str:
         known = self._known()
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        spelled = {key: key for key in known}
+        for branch in self._branch_of_names():
+            spelled |= {f: branch.names.native(f) for f in branch.settings if f not in spelled}
+        spelled |= {"lr": "learning_rate"}
+        near = difflib.get_close_matches(name, spelled, n=1)
+        hint = f"; did you mean {spelled[near[0]]!r}?" if near else ""
         return f"{self.name} has no attribute {name!r}{hint} (hyperparameters: {', '.join(known)})"
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -204,9 +225,11 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             return
         found = self.setting(name)
         if found is not None:
-            found.set(_taken(value), "assignment")
+            found.set(value, "assignment")
         elif name in LIVE:
             self._set_live(name, value)
+        elif name in FIXED:
+            self._set_fixed(name, value)
         elif name in ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm"):
             if value is not None:
                 raise AttributeError(
@@ -218,20 +241,37 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         else:
             raise AttributeError(self._unknown(name))
 
-    def _set_live(self, name: str, value: Any) -> None:
+    def _set_live(
+        self, name: str, value: Any, source: str = "assignment", reason: str = ""
+    ) -> None:
         """A number of Keras's own: compiled steps hold it, so they are made anew."""
-        if name == "ema_momentum" and not 0 <= float(value) <= 1:
-            raise HyperparameterError(f"{self.name}/{name} is {value!r}; allowed is 0 to 1")
+        checked, old = live_number(f"{self.name}/{name}", name, value), getattr(self, name)
         self.before_write()
+        super().__setattr__(name, checked)
+        self.restructured(f"{name} is {checked!r}")
+        changed_base(self, name, old, source, reason)
+
+    def _set_fixed(self, name: str, value: Any) -> None:
+        """An attribute that is read when the optimizer is built."""
+        if self.built and value != getattr(self, name):
+            raise AttributeError(
+                f"{self.name}/{name} is {getattr(self, name)!r} since the optimizer was built and "
+                f"cannot become {value!r}: make another optimizer, "
+                f"{type(self).__name__}(..., {name}={value!r})"
+            )
         super().__setattr__(name, value)
-        self.restructured()
 
     def __getitem__(self, name: str) -> Any:
-        found = self._by_path(name)
-        return found.value if isinstance(found, Choice) else _current(found)
+        return self._shown(self._by_path(name))
+
+    def _shown(self, setting: Setting) -> Any:
+        """What a look at a setting gives."""
+        if _eager():
+            self.report_refused()
+        return setting.value if isinstance(setting, Choice) else _current(setting)
 
     def __setitem__(self, name: str, value: Any) -> None:
-        self._by_path(name).set(_taken(value), "assignment")
+        self._by_path(name).set(value, "assignment")
 
     def _by_path(self, name: str) -> Setting:
         own = name.removeprefix(f"{self.name}/").removesuffix(":0")
@@ -255,14 +295,14 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         rate = self._rate() if core is not None else None
         if rate is None:
             return self.__dict__["_learning_rate"]
-        return _current(rate)
+        return self._shown(rate)
 
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
         rate = self._rate()
         if rate is None:
             raise AttributeError(self._unknown("learning_rate"))
-        rate.set(_taken(value), "assignment")
+        rate.set(value, "assignment")
 
     # -- changes ---------------------------------------------------------------------------
 
@@ -278,7 +318,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
         synchronise(self)
 
-    def restructured(self) -> None:
+    def restructured(self, what: str = "its structure") -> None:
         """What a step computes has changed: new slots, and compiled steps made anew."""
         from pellucid.keras.trainers import rebuild
 
@@ -286,36 +326,22 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             return
         self.core.resolve_refs()
         if self.built:
-            with outside_of_graphs():
+            with outside_of_graphs(), scope(self):
                 self._make_slots()
+                self.structure.change(what)
+        if self._kernel is not None:
+            self._kernel.what.retire()
         self._set("_kernel", None)
         rebuild(self)
 
+    @property
+    def structure(self) -> Structure:
+        """What compiled steps have frozen, and its changes."""
+        return self._structure.what  # type: ignore[no-any-return]
+
     def changed(self, setting: Setting, old: Any, source: str, reason: str) -> None:
         """Put a change on record, for each group that it concerns."""
-        if not self.built:
-            return
-        schedule = None
-        if isinstance(setting, Hyperparameter) and setting.driver is not None:
-            schedule = _config(setting.driver, setting.full)
-        for group in self.core.groups:
-            if group.settings.get(setting.full) is setting:
-                self.journal.record(
-                    Change(
-                        self.updates + 1, group.label, setting.full, old, setting.shown(), source,
-                        reason, schedule=schedule,
-                    )
-                )  # fmt: skip
-
-    def _begin_journal(self) -> None:
-        for group in self.core.groups:
-            values = {full: one.shown() for full, one in group.settings.items()}
-            schedules = {
-                full: _config(cell.driver, full)
-                for full, cell in group.cells.items()
-                if cell.driver is not None
-            }
-            self.journal.begin(self.updates + 1, group.label, values, schedules, "assignment")
+        changed(self, setting, old, source, reason)
 
     def note_refused(self, refused: Any) -> None:
         """Keep which hyperparameter a step found out of its bounds."""
@@ -331,6 +357,8 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         if not place:
             return
         self._refused.assign(0)
+        if place == STALE:
+            raise HyperparameterError(self.structure.complaint())
         cell = self.core.cells[place - 1]
         raise HyperparameterError(
             f"{cell.where} was out of its bounds in a step: allowed is {cell.declared.allowed()}; "
@@ -350,7 +378,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         if self.built:
             return
         listed = list(variables)
-        with outside_of_graphs():
+        with outside_of_graphs(), scope(self):
             self.core.build(listed)
             super().build(listed)
             self.built = False
@@ -359,18 +387,23 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                 if cell.variable is not self._learning_rate:
                     self._track_variable(cell.variable)
             self._make_shared()
+            self.structure.make()
             self.built = True
-            self._begin_journal()
+            begin(self)
+            arrive(self)
 
     def _make_slots(self) -> None:
         """Create the slots that should exist and do not."""
         for parameter, full, declared in self.core.missing_slots():
-            shape = self.core.shape_of(parameter, full, declared)
-            fill = self.core.first_value(parameter, full, declared)
-            native = self.core.groups[parameter.group].names.slots[full]
-            with backend.name_scope(self.name, caller=self):
-                parameter.slots[full] = self._slot(parameter, native, shape, fill, declared.dtype)
+            self._make_slot(parameter, full, declared)
         self._make_flags()
+
+    def _make_slot(self, parameter: Parameter, full: str, declared: Slot) -> None:
+        shape = self.core.shape_of(parameter, full, declared)
+        fill = self.core.first_value(parameter, full, declared)
+        native = self.core.groups[parameter.group].names.slots[full]
+        with backend.name_scope(self.name, caller=self):
+            parameter.slots[full] = self._slot(parameter, native, shape, fill, declared.dtype)
 
     def _slot(
         self, parameter: Parameter, native: str, shape: tuple[int, ...], fill: float, dtype: Any
@@ -454,6 +487,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     # -- the step --------------------------------------------------------------------------
 
+    @as_it_is
     def apply(self, grads: Any, trainable_variables: Any = None, **extras: Any) -> None:
         """Update the variables by their gradients, None for those that have none.
 
@@ -463,16 +497,29 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             extras: what the stages declare with `extra`, by name: a number, or a list of arrays
                 in the order of the variables that the optimizer was built with.
         """
-        self._set("_extras", _Held(self._checked_extras(extras)))
-        self._set("_vetoed", None)
+        calls, thread = self._calls.what, threading.get_ident()
+        call = calls[thread] = _Call(self._checked_extras(extras))
         try:
-            super().apply(grads, trainable_variables)
-            if self._vetoed is not None and not self.gradient_accumulation_steps:
-                one = keras.ops.cast(self._vetoed, self._iterations.dtype)
-                self._iterations.assign(keras.ops.subtract(self._iterations, one))
+            super().apply(self._as_given(grads, trainable_variables), trainable_variables)
+            if not self.gradient_accumulation_steps:
+                self._uncount(call.veto, 1)
         finally:
-            self._set("_extras", _Held({}))
-            self._set("_vetoed", None)
+            del calls[thread]
+
+    def _as_given(self, grads: Any, variables: Any) -> Any:
+        """Gradients that Keras can divide by its scale and add up."""
+        scaled, accumulated = self.loss_scale_factor, self.gradient_accumulation_steps
+        if (scaled is None and not accumulated) or not any(map(is_sparse, grads)):
+            return grads
+        owners = self._trainable_variables if variables is None else variables
+        return as_given(grads, owners, bool(accumulated))
+
+    def _uncount(self, veto: Any, steps: int) -> None:
+        """Take back the iterations of an update that a stage has vetoed."""
+        if veto is not None:
+            count = keras.ops.convert_to_tensor(self._iterations)
+            fewer = keras.ops.multiply(keras.ops.cast(veto, count.dtype), steps)
+            write(self._iterations, keras.ops.subtract(count, fewer))
 
     def _checked_extras(self, extras: Mapping[str, Any]) -> dict[str, Any]:
         wanted = self.core.extras
@@ -500,14 +547,33 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         pairs = list(zip(grads, trainable_variables, strict=True))
         if hasattr(self, "_all_reduce_sum_gradients"):
             pairs = self._all_reduce_sum_gradients(pairs)
+        some_rows = any(is_sparse(grad) for grad, _ in pairs)
+        if some_rows:
+            pairs = [(summed(grad, variable, self.sparse), variable) for grad, variable in pairs]
+        once = [parts(grad)[1] for grad, _ in pairs] if some_rows else []
         pairs = self._transformed(pairs)
         if not pairs:
             return
-        prepared = [
-            Pair(self.core.parameters[self._get_variable_index(variable)], grad)
-            for grad, variable in pairs
-        ]
-        self._set("_vetoed", self._update(prepared, self._extras.what))
+        prepared = [self._pair(grad, variable, once) for grad, variable in pairs]
+        if any(pair.rows is not None for pair in prepared):
+            check_lazy(self.core, [pair.parameter for pair in prepared if pair.rows is not None])
+        call = self._call()
+        call.veto = self._update(prepared, call.extras)
+        if self.gradient_accumulation_steps:
+            self._uncount(call.veto, self.gradient_accumulation_steps)
+
+    def _pair(self, grad: Any, variable: Any, once: list[Any]) -> Pair:
+        """A pair to update; ``once`` are lists of rows in which each is known to stand once."""
+        parameter = self.core.parameters[self._get_variable_index(variable)]
+        if not is_sparse(grad):
+            return Pair(parameter, grad)
+        if not any(parts(grad)[1] is rows for rows in once):
+            grad = summed(grad, variable, self.sparse)
+        return Pair(parameter, *parts(grad))
+
+    def _call(self) -> _Call:
+        """What belongs to the `apply` that runs now: replicas take turns, each in its thread."""
+        return self._calls.what[threading.get_ident()]  # type: ignore[no-any-return]
 
     def _update(self, pairs: list[Pair], extras: Mapping[str, Any]) -> Any:
         """Update all variables, by the fused kernel where there is one; the veto, or None."""
@@ -569,10 +635,47 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
         return from_config(cls, config)
 
+    # -- files -----------------------------------------------------------------------------
+
+    @property
+    def pellucid(self) -> Beside:
+        """What stands in Keras's files beside the arrays; Keras finds it by this name."""
+        return self._beside  # type: ignore[no-any-return]
+
+    def save_own_variables(self, store: Any) -> None:
+        """Write the state as Keras lays it, for `.keras` and `.weights.h5` files."""
+        save(self, store)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Read what this or one of Keras's own optimizers saved; unbuilt, it waits for the build.
+
+        Raises:
+            ValueError: what differs. Nothing of the optimizer was changed.
+        """
+        load(self, store)
+
+    def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> Any:
+        from pellucid.keras.tensorflow_checkpoint import children
+
+        return children(self, super()._trackable_children(save_type, **kwargs), save_type)
+
+    def _lookup_dependency(self, name: str, cached_dependencies: Any = None) -> Any:
+        from pellucid.keras.tensorflow_checkpoint import lookup
+
+        return lookup(self, name, super()._lookup_dependency(name, cached_dependencies))
+
     def finalize_variable_values(self, var_list: Any) -> None:
         """What Keras does at the end of training; also tells of updates that were skipped."""
         super().finalize_variable_values(var_list)
         self.report_refused()
+
+
+@dataclass
+class _Call:
+    """What one `apply` is given and finds."""
+
+    extras: Mapping[str, Any]
+    veto: Any = None  # a condition under which nothing was updated
 
 
 class _Held:
@@ -615,7 +718,7 @@ class _StageSettings:
         return found.value if isinstance(found, Choice) else _current(found)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._setting(name).set(_taken(value), "assignment")
+        self._setting(name).set(value, "assignment")
 
 
 def _current(cell: Hyperparameter) -> Any:
@@ -646,25 +749,6 @@ def outside_of_graphs() -> Any:
 
         return tf.init_scope()
     return contextlib.nullcontext()
-
-
-def _taken(value: Any) -> Any:
-    """A Variable or array that was given as a value stands for its number."""
-    if isinstance(value, keras.Variable) or (
-        hasattr(value, "dtype") and not callable(value) and not isinstance(value, type)
-    ):
-        return number_of(value)
-    return value
-
-
-def _config(driver: Any, full: str) -> dict[str, Any]:
-    """What drives a value as plain data; of what has none, how it looks."""
-    if isinstance(driver, keras.optimizers.schedules.LearningRateSchedule):
-        return {"repr": keras.saving.serialize_keras_object(driver)["class_name"]}
-    try:
-        return dict(plain_value(driver, full))
-    except Exception:
-        return {"repr": repr(driver)}
 
 
 def _title(stage: Composed) -> str:
