@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import keras
 from pellucid.compose import composed_from_config
 from pellucid.declare import plain_value, revive
 from pellucid.keras.arguments import ALIASES, decays
-from pellucid.keras.hypers import Choice, Hyperparameter
+from pellucid.keras.hypers import Choice, Hyperparameter, WithoutCount
 from pellucid.ops import is_number
 
 if TYPE_CHECKING:
@@ -27,8 +28,13 @@ BASE = (
 ARGUMENTS = ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm")
 
 
-def plain_setting(setting: Setting) -> Any:
-    """A setting's present value as plain data: a number, an option, or what drives it."""
+def plain_setting(setting: Setting, functions: bool = True) -> Any:
+    """A setting's present value as plain data: a number, an option, or what drives it.
+
+    Args:
+        functions: a function that cannot be found by its name is described as Keras describes
+            those, a lambda by its code; else it raises.
+    """
     if isinstance(setting, Choice):
         return setting.value
     driver = setting.driver
@@ -36,7 +42,26 @@ def plain_setting(setting: Setting) -> Any:
         return setting.number
     if isinstance(driver, keras.optimizers.schedules.LearningRateSchedule):
         return keras.saving.serialize_keras_object(driver)
-    return plain_value(driver, setting.where)
+    return plain_driver(driver, setting.where, functions)
+
+
+def plain_driver(driver: Any, where: str, functions: bool = True) -> Any:
+    """A schedule or a callable as plain data; see `plain_setting`."""
+    if isinstance(driver, WithoutCount):
+        driver = driver.function
+    try:
+        return plain_value(driver, where)
+    except ValueError:
+        if not functions or not inspect.isfunction(driver):
+            raise
+    try:
+        return keras.saving.serialize_keras_object(driver)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{where} is {driver!r}, which cannot be described ({error}): use a schedule of "
+            "pellucid.schedules, or a function defined at the top level of a module; save_weights "
+            "needs no description"
+        ) from error
 
 
 def revived(value: Any) -> Any:
@@ -106,6 +131,7 @@ def config_of(optimizer: Optimizer) -> dict[str, Any]:
             **{key: v for key, v in own.items() if "." in key and key not in ALIASES.values()},
             **all_values(optimizer),
         },
+        **({"parts": parts} if (parts := optimizer.core.parts) else {}),
     }
 
 
@@ -115,7 +141,7 @@ def plain_argument(value: Any, where: str) -> Any:
         return value
     if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
         return keras.saving.serialize_keras_object(value)
-    return plain_value(value, where)
+    return plain_driver(value, where)
 
 
 def revived_argument(key: str, value: Any) -> Any:
@@ -124,7 +150,7 @@ def revived_argument(key: str, value: Any) -> Any:
         return [revive(one) for one in value]
     if key == "groups":
         return {p: {k: revived(v) for k, v in of.items()} for p, of in value.items()} or None
-    return value if key == "values" else revived(value)
+    return value if key in ("values", "parts") else revived(value)
 
 
 def from_config(cls: type[Optimizer], config: Mapping[str, Any]) -> Optimizer:
@@ -133,18 +159,25 @@ def from_config(cls: type[Optimizer], config: Mapping[str, Any]) -> Optimizer:
     stage = composed_from_config(rest.pop("stage"))
     shared = ("name", *BASE, "sparse", "seed", "groups", "gradient_transformers")
     known = {key: revived_argument(key, rest.pop(key)) for key in shared if key in rest}
-    values = rest.pop("values", {})
+    values, parts = rest.pop("values", {}), rest.pop("parts", {})
     arguments = {
         key: revived(rest.pop(key))
         for key in ARGUMENTS
         if rest.get(key) is not None and not (key == "weight_decay" and decays(stage))
     }
     rest = {key: one for key, one in rest.items() if key not in ARGUMENTS or one is not None}
-    return with_values(cls(stage, **known, **arguments), {**rest, **values})
+    return with_values(cls(stage, **known, **arguments), {**rest, **values}, parts)
 
 
-def with_values(made: Optimizer, values: Mapping[str, Any]) -> Optimizer:
-    """The optimizer with these values by name or path; those of groups wait for `build`."""
+def with_values(
+    made: Optimizer, values: Mapping[str, Any], parts: Mapping[str, Any]
+) -> Optimizer:
+    """The optimizer with these values by name or path; those of groups wait for `build`.
+
+    Args:
+        parts: groups that were split off others: the numbers of their variables.
+    """
+    made.core.parts = {label: [*members] for label, members in parts.items()}
     for key, value in values.items():
         found = made.setting(key)
         if found is None and "/" in key:

@@ -102,6 +102,8 @@ class Core:
         self.parameters: list[Parameter] = []
         self.groups: list[Group] = []
         self.held: dict[str, Any] = {}  # by path: what a configuration has for groups to come
+        self.parts: dict[str, list[int]] = {}  # groups that were split off, and of which members
+        self.looked = 0  # completed updates when the journal was looked at last
         self._cells: dict[tuple[int, str], Hyperparameter] = {}
         self._choices: dict[tuple[int, str], Choice] = {}
         pipelines = self.router.pipelines()
@@ -217,6 +219,7 @@ class Core:
             Parameter(index, name, variable, owner[index])
             for index, (name, variable) in enumerate(zip(names, variables, strict=True))
         ]
+        self._split_again()
         self.resolve_refs()
 
     def _group(
@@ -234,17 +237,41 @@ class Core:
         if spared:
             given.update({full: 0.0 for full in DECAYS if full in branch.cells})
         made = Group(label, branch.pipeline, branch.names, {**branch.cells}, {**branch.choices})
-        for path, value in self.held.items():
-            place, _, name = path.rpartition("/")
-            for full in branch.names.canonical(name) if place == label else ():
-                given[full] = value
-        for full, value in given.items():
+        for full, value in {**given, **self._held_for(made)}.items():
             self.override(made, full, value)
         return made
 
+    def _held_for(self, group: Group) -> dict[str, Any]:
+        """What a configuration has for a group, by full name."""
+        found = {}
+        for path, value in self.held.items():
+            place, _, name = path.rpartition("/")
+            for full in group.names.canonical(name) if place == group.label else ():
+                found[full] = value
+        return found
+
+    def _split_again(self) -> None:
+        """Form the groups that a configuration tells were split off."""
+        for label, members in [*self.parts.items()]:
+            whole = [one for one in self.groups if {*members} < {*one.members}]
+            if not whole:
+                raise ValueError(
+                    f"{self.optimizer.name}: the configuration has a group {label!r} of the "
+                    f"variables number {members}, and no group of these variables has all of them"
+                )
+            made = self.split(whole[0], members, label)
+            for full, value in self._held_for(made).items():
+                self.override(made, full, value)
+
     def override(self, group: Group, full: str, value: Any) -> None:
-        """Give a group a value of its own."""
+        """Give a group a value of its own; so have those that are a `ref` to it."""
         native = group.names.native(full)
+        tied = [
+            (name, cell.driver)
+            for name, cell in group.cells.items()
+            if name != full and isinstance(cell.driver, Ref)
+            and self._target(group, name, cell.driver) == full
+        ]  # fmt: skip
         if full in group.cells:
             declared = group.pipeline.hypers[full][1]
             group.cells[full] = Hyperparameter(
@@ -256,13 +283,74 @@ class Core:
             group.choices[full] = Choice(
                 self.optimizer, option, full, native, group.label, checked
             )
+        for name, driver in tied:
+            self.override(group, name, driver)
+
+    @staticmethod
+    def _target(group: Group, full: str, driver: Ref) -> str:
+        """The full name of the hyperparameter that a `ref` means in a group."""
+        stage, _ = group.pipeline.hypers[full]
+        return group.pipeline.resolve(stage, driver.name)
+
+    def split(self, group: Group, members: Iterable[int], label: str) -> Group:
+        """Move parameters of a group into a last one, which shares its values.
+
+        What the group has for itself the new one has for itself, too.
+        """
+        branch = next(one for one in self.branches if one.pipeline is group.pipeline)
+        moved = set(members)
+        made = Group(label, group.pipeline, group.names, {**group.cells}, {**group.choices})
+        for full, setting in group.settings.items():
+            if setting is not branch.setting(full):
+                held = setting.value if isinstance(setting, Choice) else setting.driver
+                number = setting.number if isinstance(setting, Hyperparameter) else None
+                self.override(made, full, number if held is None else held)
+        made.members = [index for index in group.members if index in moved]
+        group.members = [index for index in group.members if index not in moved]
+        self.groups.append(made)
+        for index in made.members:
+            self.parameters[index].group = len(self.groups) - 1
+        self.parts[label] = [*made.members]
+        return made
 
     # -- slots -----------------------------------------------------------------------------
 
-    def missing_slots(self) -> list[tuple[Parameter, str, Slot]]:
-        """Slots that should exist and do not, in the order in which Keras creates its own."""
+    def decides_slots(self, full: str) -> bool:
+        """Whether a hyperparameter is asked about when slots are made."""
+        return any(
+            self._asked(group, slot) == full for group in self.branches
+            for slot in group.pipeline.slots
+        )  # fmt: skip
+
+    def undecided_slots(self, full: str) -> bool:
+        """Whether there are slots that some number of a hyperparameter would call for."""
+        truths = [
+            {**dict.fromkeys(group.cells), **{f: one.value for f, one in group.choices.items()}}
+            for group in self.groups
+        ]
+        return any(
+            self._asked(self.groups[parameter.group], slot) == full
+            for parameter, slot, _ in self.missing_slots(truths)
+        )
+
+    def _asked(self, group: Group, slot: str) -> str | None:
+        """The full name of what decides whether a slot exists."""
+        stage, declared = group.pipeline.slots[slot]
+        if declared.when is None:
+            return None
+        return group.pipeline.full(stage, declared.when.name)
+
+    def missing_slots(
+        self, truths: Sequence[Mapping[str, Any]] | None = None, anew: bool = False
+    ) -> list[tuple[Parameter, str, Slot]]:
+        """Slots that should exist and do not, in the order in which Keras creates its own.
+
+        Args:
+            truths: of each group, other values than the present ones; see `Group.truth`.
+            anew: as if there were no slots.
+        """
         found: list[tuple[Parameter, str, Slot]] = []
-        truths = [group.truth() for group in self.groups]
+        truths = [group.truth() for group in self.groups] if truths is None else truths
         layouts: list[list[tuple[str, ...]]] = []
         for group in self.groups:
             layouts.append([*layout_of(group.pipeline)])
@@ -272,7 +360,7 @@ class Core:
                 layout = layouts[parameter.group]
                 for full in layout[place] if place < len(layout) else ():
                     stage, declared = self.groups[parameter.group].pipeline.slots[full]
-                    if declared.scope == "optimizer" or full in parameter.slots:
+                    if declared.scope == "optimizer" or (full in parameter.slots and not anew):
                         continue
                     pipeline = self.groups[parameter.group].pipeline
                     own = {
@@ -285,12 +373,7 @@ class Core:
 
     def ordered_slots(self) -> list[tuple[Parameter, str, Any]]:
         """All slots that exist, in the order in which Keras creates its own."""
-        kept = [dict(parameter.slots) for parameter in self.parameters]
-        for parameter in self.parameters:
-            parameter.slots = {}
-        order = self.missing_slots()
-        for parameter, slots in zip(self.parameters, kept, strict=True):
-            parameter.slots = slots
+        order = self.missing_slots(anew=True)
         known = {(one.index, full) for one, full, _ in order}
         listed = [
             (one, full, one.slots[full]) for one, full, _ in order if full in one.slots

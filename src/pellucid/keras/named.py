@@ -83,8 +83,8 @@ def _named(name: str, rule: type[Rule]) -> type[Optimizer]:
         cls: type[Optimizer], config: Mapping[str, Any], custom_objects: Any = None
     ) -> Optimizer:
         given = {key: revived_argument(key, value) for key, value in config.items()}
-        values = given.pop("values", {})
-        return with_values(cls(**given), values)
+        values, parts = given.pop("values", {}), given.pop("parts", {})
+        return with_values(cls(**given), values, parts)
 
     made: type[Optimizer] = type(
         name,
