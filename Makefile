@@ -12,15 +12,22 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
 
 EXTRAS_numpy := demo
 EXTRAS_torch := demo,torch
-PINS_torch := 'torch==2.13.0' # what the tests run with
+EXTRAS_keras := demo,keras
+# The demo's stamp: in Keras, one for each backend that was asked for.
+DEMO := $(if $(EXTRAS_$(FRAMEWORK)),$(FRAMEWORK),numpy)
+DEMO := $(if $(filter keras,$(DEMO)),keras-$(or $(KERAS_BACKEND),any),$(DEMO))
+
+# The oracle of the legacy optimizers: its dependencies are those of the extra, and pip cannot say
+# in an extra that a package comes without its own.
+UNDEPENDENT := 'tf_keras==2.21.*'
 
 .PHONY: demo test bench lint clean
 
-demo: $(VENV)/.demo-$(if $(EXTRAS_$(FRAMEWORK)),$(FRAMEWORK),numpy)
+demo: $(VENV)/.demo-$(DEMO)
 	@$(BIN)/pellucid demo --framework $(FRAMEWORK) $(if $(RULE),--rule '$(RULE)')
 
 test: $(VENV)/.test
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python tools/suites.py $(ARGS)
 
 bench: $(VENV)/.test
 	@$(BIN)/python benchmarks/run.py $(ARGS)
@@ -42,12 +49,22 @@ $(VENV)/.demo-%: pyproject.toml | $(BIN)/python
 	@$(PIP) --editable '.[$(EXTRAS_$*)]'
 	@touch $@
 
+# Keras itself, then the backend that it is to run on, which it knows only then.
+$(VENV)/.demo-keras-%: pyproject.toml | $(BIN)/python
+	@echo "Installing what the demo needs into $(VENV)"
+	@$(PIP) --editable '.[$(EXTRAS_keras)]'
+	@backend=$$($(BIN)/python -m pellucid.demo.keras_backend) && \
+		echo "Installing Keras's backend $$backend" && $(PIP) --editable ".[$$backend]"
+	@touch $@
+
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	@echo "Installing what the tests need into $(VENV)"
 	@$(PIP) --editable '.[test]'
+	@$(PIP) --no-deps $(UNDEPENDENT)
 	@touch $@
 
 $(VENV)/.lint: pyproject.toml | $(BIN)/python
 	@echo "Installing what lint needs into $(VENV)"
 	@$(PIP) --editable '.[lint,test]'
+	@$(PIP) --no-deps $(UNDEPENDENT)
 	@touch $@

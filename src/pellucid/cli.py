@@ -60,7 +60,7 @@ def _console() -> Console:
 
 @app.command()
 def demo(
-    framework: Annotated[str, typer.Option(help="numpy or torch")] = "numpy",
+    framework: Annotated[str, typer.Option(help="numpy, torch or keras")] = "numpy",
     rule: Annotated[str | None, typer.Option(help=f"your own rule: {RULE_HELP}")] = None,
     epochs: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from pellucid import (
     skip_nonfinite,
 )
 from pellucid import cli as cli_module
+from pellucid.demo import keras_backend
 from pellucid.rules import CATALOGUE
 from pellucid.schedules import Cosine
 from pellucid.stage_text import rule_from_text, stages_from_text, transform_names
@@ -155,9 +157,8 @@ def test_bad_text_is_refused_in_one_line(text: str, words: str) -> None:
         (["explain", "Adam", "--stages", "clip_by_globl_norm(1.0)"], "did you mean"),
         (["explain", "Adam", "--stages", "1"], "allowed are gradient, update and parameter"),
         (["explain", "Adam", "--dtype", "float16"], "allowed is 'float32' or 'float64'"),
-        (["demo", "--framework", "keras"], "comes later"),
         (["demo", "--framework", "jax"], "comes later"),
-        (["demo", "--framework", "pytorch"], "allowed is numpy or torch"),
+        (["demo", "--framework", "pytorch"], "allowed is numpy, torch, keras"),
         (["demo", "--epochs", "1"], "from 2"),
     ],
 )
@@ -394,6 +395,65 @@ def test_the_demo_takes_chains_routes_and_schedules(text: str) -> None:
     result = run("demo", "--rule", text, "--epochs", "2")
     assert result.exit_code in (0, 1), result.output
     assert "equal bit for bit" in result.stdout
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keras's own settings stand here; torch and JAX are installed."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    monkeypatch.setattr(keras_backend, "installed", lambda name: name in ("torch", "jax"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("environment", "file", "backend"),
+    [
+        ("", "", "torch"),
+        ("jax", "", "jax"),
+        ("tensorflow", '{"backend": "torch"}', "tensorflow"),
+        ("", '{"backend": "jax"}', "jax"),
+        ("", '{"backend": "tensorflow"}', "torch"),  # Keras wrote that, unasked
+        ("", "{", "torch"),
+        ("", "[]", "torch"),
+    ],
+)
+def test_the_backend_of_the_demo_in_keras(
+    home: Path, monkeypatch: pytest.MonkeyPatch, environment: str, file: str, backend: str
+) -> None:
+    if environment:
+        monkeypatch.setenv("KERAS_BACKEND", environment)
+    if file:
+        (home / "keras.json").write_text(file)
+    assert keras_backend.chosen() == backend
+
+
+def test_the_smallest_backend_where_there_is_none(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keras_backend, "installed", lambda name: False)
+    assert keras_backend.chosen() == "jax"
+
+
+def test_a_backend_that_cannot_train_or_is_missing_is_refused_in_one_line(tmp_path: Path) -> None:
+    """In a process where Keras is not loaded."""
+    for backend, words in {
+        "openvino": "KERAS_BACKEND names the backend 'openvino'; allowed is tensorflow, torch, jax",
+        "jax": "pip install 'pellucid[keras,jax]'",
+    }.items():
+        code = (
+            "import pellucid.demo as demo, pellucid.cli\n"
+            "demo.installed = lambda name: False\n"
+            "pellucid.cli.main()\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, "demo", "--framework", "keras"],
+            env={**os.environ, "KERAS_BACKEND": backend},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.count("\n") == 1
+        assert words in done.stderr
 
 
 def test_the_demo_in_torch_compares_with_torch_and_numpy() -> None:

@@ -80,7 +80,7 @@ THIRD: dict[str, set[str]] = {
     "keras": {"keras", "demo/keras_demo.py"},
     # each a file that is loaded on that backend only
     "tensorflow": {
-        *(f"keras/tensorflow_{name}.py" for name in ("host_op", "kernel", "op")),
+        *(f"keras/tensorflow_{name}.py" for name in ("checkpoint", "host_op", "kernel", "op")),
         *(f"keras/legacy_{name}.py" for name in ("gradients", "hooks", "hypers", "optimizer")),
         *(f"keras/legacy_{name}.py" for name in ("state", "variables")),
     },

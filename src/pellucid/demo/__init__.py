@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from pellucid.demo.keras_backend import chosen, installed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -12,8 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["FRAMEWORKS", "run"]
 
-FRAMEWORKS = {"numpy": "pellucid.demo.numpy_demo", "torch": "pellucid.demo.torch_demo"}
-LATER = ("jax", "keras")
+FRAMEWORKS = {
+    "numpy": "pellucid.demo.numpy_demo",
+    "torch": "pellucid.demo.torch_demo",
+    "keras": "pellucid.demo.keras_demo",
+}
+LATER = ("jax",)
 
 
 def run(
@@ -26,7 +34,7 @@ def run(
 
     Args:
         console: where it is shown.
-        framework: ``"numpy"`` or ``"torch"``.
+        framework: ``"numpy"``, ``"torch"`` or ``"keras"``.
         rule: what to train with; None is the demo's own, `pellucid.demo.lion.Lion`.
         epochs: how often each image is seen; the rate falls after two thirds of them;
             None is what the framework's network needs.
@@ -40,16 +48,18 @@ def run(
     if framework in LATER:
         raise ValueError(
             f"framework {framework!r}: the demo for it comes later; there are "
-            f"{' and '.join(FRAMEWORKS)}"
+            f"{', '.join(FRAMEWORKS)}"
         )
     if framework not in FRAMEWORKS:
-        raise ValueError(f"framework is {framework!r}; allowed is {' or '.join(FRAMEWORKS)}")
+        raise ValueError(f"framework is {framework!r}; allowed is {', '.join(FRAMEWORKS)}")
     if epochs is not None and epochs < 2:
         raise ValueError(f"epochs is {epochs}; allowed is a whole number from 2")
     if rule is None:
         from pellucid.demo.lion import Lion
 
         rule = Lion()
+    if framework == "keras":
+        _choose_backend()
     try:
         module = import_module(FRAMEWORKS[framework])
     except ModuleNotFoundError as error:
@@ -59,3 +69,18 @@ def run(
             f"the demo for {framework} needs it: pip install 'pellucid[{framework}]'"
         ) from None
     return bool(module.run(console, rule, epochs or module.EPOCHS))
+
+
+def _choose_backend() -> None:
+    """Tell Keras its backend before it is imported, and TensorFlow to keep its notices back."""
+    if "keras" in sys.modules:
+        return
+    backend = chosen()
+    if not installed(backend):
+        raise ImportError(
+            f"the demo for keras runs on {backend} here, which is not installed: "
+            f"pip install 'pellucid[keras,{backend}]', or KERAS_BACKEND={backend} make demo "
+            "FRAMEWORK=keras; KERAS_BACKEND names another"
+        )
+    os.environ["KERAS_BACKEND"] = backend
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

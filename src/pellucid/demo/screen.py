@@ -1,4 +1,4 @@
-"""What both demos show: the rule, a progress bar, the table, a change, the result."""
+"""What all demos show: the rule, a progress bar, the table, a change, the result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pellucid.compose import Composed, flatten
 from pellucid.declare import HyperparameterError
 from pellucid.rule import Stage
 
-__all__ = ["Screen"]
+__all__ = ["Report", "Screen", "rate_of"]
 
 Report = Callable[[float, float], None]
 
@@ -78,12 +78,11 @@ class Screen:
     def change(self, table: View, reason: str) -> None:
         """Divide the learning rate by ten; show the journal's line."""
         self.heading("A change by name, on record")
-        names = ["learning_rate", *(path.rpartition("/")[2] for path in table)]
-        name = next((one for one in names if one in table), "")
-        value = table[name] if name else None
-        if not isinstance(value, float):
+        found = rate_of(table)
+        if found is None:
             self.say("this rule has no one number to change for all weights")
             return
+        name, value = found
         self.say(f'view.set("{name}", {value / 10:g}, reason="{reason}")', "bold")
         try:
             table.set(name, value / 10, reason=reason)
@@ -102,6 +101,14 @@ class Screen:
             "bold green" if reached else "bold red",
         )
         return reached
+
+
+def rate_of(table: View) -> tuple[str, float] | None:
+    """The learning rate, or the first number that holds for all weights: its name and value."""
+    names = ["learning_rate", *(path.rpartition("/")[2] for path in table)]
+    name = next((one for one in names if one in table), "")
+    value = table[name] if name else None
+    return (name, value) if isinstance(value, float) else None
 
 
 def _colored(source: str) -> Syntax:
