@@ -6,7 +6,7 @@ operation in the graph. JAX's arrays cannot be written; XLA fuses there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,12 @@ class Kernels:
         """Hold what graphs call, as long as the optimizer's structure stays."""
         self._calls.append(call)
 
+    def retire(self) -> None:
+        """The optimizer's structure has changed: graphs that call must say so."""
+        for call in self._calls:
+            call.retired = True
+        self.optimizer.structure.retired.extend(self._calls)
+
     def begun(self, prepared: Prepared) -> None:
         """The first update of some slots was done: the launch is for no other."""
         if prepared.fresh:
@@ -79,31 +85,43 @@ class Kernels:
         ]
 
     def prepared(
-        self, parameters: Sequence[Parameter], asleep: frozenset[str], begun: Any
+        self,
+        parameters: Sequence[Parameter],
+        asleep: frozenset[str],
+        begun: Any,
+        rooms: tuple[tuple[int, int], ...] = (),
     ) -> Prepared:
         """The launch that updates these parameters.
 
         Args:
             begun: of each flag of the core: whether the slot has taken part in an update.
+            rooms: (parameter, rows) where it works on copies of some rows.
         """
         indices = tuple(one.index for one in parameters)
         new = tuple(
             key for key, place in self.core.flags.items() if begun is None or not begun[place]
         ) if begun is None or not all(begun) else ()
-        key = (indices, asleep, new)
+        key = (indices, asleep, new, rooms)
         kept = self._prepared.get(key)
         if kept is None:
             while len(self._prepared) >= KEPT:
                 del self._prepared[next(iter(self._prepared))]
-            kept = self._prepared[key] = self._made(list(parameters), asleep, new)
+            kept = self._prepared[key] = self._made(
+                list(parameters), asleep, new, dict(rooms)
+            )
         return kept
 
     def _made(
-        self, parameters: list[Parameter], asleep: frozenset[str], new: tuple[tuple[int, str], ...]
+        self,
+        parameters: list[Parameter],
+        asleep: frozenset[str],
+        new: tuple[tuple[int, str], ...],
+        rooms: Mapping[int, int],
     ) -> Prepared:
         members = []
         for one in parameters:
             shape = one.shape or (1,)
+            shape = (rooms.get(one.index, shape[0]), *shape[1:])
             fresh = frozenset(full for index, full in new if index == one.index)
             made = self.core.program(one, asleep)
             addresses: dict[tuple[str, str | None], int] = {("param", None): 0}

@@ -1,4 +1,4 @@
-"""Keras on TensorFlow: one operation in the graph, in which the fused kernel writes the variables."""
+"""Keras on TensorFlow: one operation of the graph, where the fused kernel writes the variables."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pellucid.fuse.launch import Step
 from pellucid.fuse.pool import threads
 from pellucid.keras.kernels import Fused
 from pellucid.keras.tensorflow_op import run_in_place, suits
+from pellucid.keras.tensorflow_rows import Rows, memory
 from pellucid.keras.update import traced_numbers
 
 if TYPE_CHECKING:
@@ -34,14 +35,17 @@ def tensorflow_update(
     grads = [pair.grad for pair in pairs]
     by_name = {name: value for name, value in extras.items() if isinstance(value, Mapping)}
     arrays = [
-        [_given(of, one.index) for one in parameters] for of in by_name.values()
+        [_of_rows(_given(of, pair.parameter.index), pair.rows) for pair in pairs]
+        for of in by_name.values()
     ]
-    if not _fit(params, [grads, *arrays]) or not suits([*params, *slots]):
+    shapes = _shapes(pairs)
+    if not _fit(params, shapes, [grads, *arrays]) or not suits([*params, *slots]):
         return None
-    grads, *arrays = [_of_shape(params, some) for some in (grads, *arrays)]
+    grads, *arrays = [_of_shape(shapes, some) for some in (grads, *arrays)]
+    rows = [pair.rows for pair in pairs if pair.rows is not None]
     numbers = {name: value for name, value in extras.items() if name not in by_name}
     call = _Call(optimizer, pairs, [*by_name], [*numbers])
-    made = call.run([*params, *slots], grads, arrays, numbers)
+    made = call.run([*params, *slots], grads, rows, arrays, numbers)
     return Fused(made)
 
 
@@ -53,12 +57,16 @@ class _Call:
     ) -> None:
         self.core, self.kernels = optimizer.core, optimizer.kernels
         self.parameters = [pair.parameter for pair in pairs]
+        self.places = [  # of the parameters of which only some rows are touched
+            place for place, pair in enumerate(pairs) if pair.rows is not None
+        ]
         self.cells = self.core.cells
         self.by_name, self.numbers = by_name, numbers
         self.widths = [
             len(self.cells), len(self.core.flags), len(self.core.shared), len(numbers)
         ]  # fmt: skip
         self.optimizer = optimizer
+        self.retired, self.since = False, len(optimizer.structure.changes)
         if not tf.executing_eagerly():  # a graph will call it again
             self.kernels.keep(self)
 
@@ -66,6 +74,7 @@ class _Call:
         self,
         variables: Sequence[Any],
         grads: Sequence[Any],
+        rows: Sequence[Any],
         arrays: Sequence[Sequence[Any]],
         numbers: Mapping[str, Any],
     ) -> Any:
@@ -77,7 +86,9 @@ class _Call:
         given = [tf.cast(one, tf.float64)[None] for one in numbers.values()]
         vector = tf.concat([values, *begun, *shared, *given], axis=0)
         updates = tf.cast(keras.ops.convert_to_tensor(optimizer.iterations), tf.int64)
-        inputs = [vector, updates, *grads, *(one for some in arrays for one in some)]
+        counts = [tf.size(one, tf.int64) for one in rows]
+        touched = [tf.stack(counts), *rows] if counts else []
+        inputs = [vector, updates, *touched, *grads, *(one for some in arrays for one in some)]
         outputs = [(tf.float64, ()), (tf.float64, (len(core.shared),))]
         # What is counted after the update waits for it: a step that fails is not counted.
         held = [*variables, optimizer._iterations.value]
@@ -111,26 +122,43 @@ class _Call:
 
     def __call__(self, addresses: Any, inputs: Any, outputs: Any) -> None:
         """The update itself, on the host, each time that the operation runs."""
-        numbers = _memory(int(inputs[0]), sum(self.widths), ctypes.c_double)
-        updates = int(_memory(int(inputs[1]), 1, ctypes.c_int64)[0])
+        if self.retired:
+            raise HyperparameterError(self.optimizer.structure.complaint(self.since))
+        numbers = memory(int(inputs[0]), sum(self.widths), ctypes.c_double)
+        updates = int(memory(int(inputs[1]), 1, ctypes.c_int64)[0])
+        rows, inputs = self._rows(inputs[2:])
         cells, flags, shared, extras = self._parts(numbers)
         self._check(cells)
         step = self._step(cells, shared, extras, updates)
         kernels, count = self.kernels, len(self.parameters)
         prepared = kernels.prepared(
-            self.parameters, kernels.asleep(updates), flags if len(flags) else None
+            self.parameters, kernels.asleep(updates), flags if len(flags) else None, rows.key
         )
         params, slots = addresses[:count], addresses[count:-1]
-        grads, others = inputs[2 : 2 + count], inputs[2 + count :]
+        grads, others = rows.of_inputs(inputs[:count]), inputs[count:]
         for place, name in enumerate(self.by_name):
-            prepared.point(("extra", name), others[place * count : (place + 1) * count])
+            given = rows.of_inputs(others[place * count : (place + 1) * count])
+            prepared.point(("extra", name), given)
         for place, number in kernels.fills(prepared, step):
             self._fill(prepared, int(slots[place]), place, number)
+        params, slots = rows.of_params(params), rows.of_slots(kernels.slots(self.parameters), slots)
         done = kernels.run(prepared, params, slots, grads, step, threads())
         outputs[0][...] = 0.0 if done else 1.0
         outputs[1][...] = [step.shared[key] for key in self.core.shared]
         if done:
+            rows.write_back()
             kernels.begun(prepared)
+
+    def _rows(self, inputs: Any) -> tuple[Rows, Any]:
+        """The touched rows where not all are, and the inputs behind them."""
+        if not self.places:
+            return Rows(self.parameters, {}), inputs
+        counts = memory(int(inputs[0]), len(self.places), ctypes.c_int64).tolist()
+        touched = {
+            place: memory(int(address), count, ctypes.c_int64)
+            for place, address, count in zip(self.places, inputs[1:], counts, strict=False)
+        }
+        return Rows(self.parameters, touched), inputs[1 + len(self.places) :]
 
     def _parts(self, numbers: Any) -> list[Any]:
         ends = numpy.cumsum(self.widths)
@@ -163,14 +191,7 @@ class _Call:
         size = int(numpy.prod(tuple(slot.shape), dtype=numpy.int64))
         kind = ctypes.c_double if str(slot.dtype) == "float64" else ctypes.c_float
         if size:
-            _memory(address, size, kind)[:] = number
-
-
-def _memory(address: int, count: int, kind: Any) -> Any:
-    """An array over memory at an address."""
-    if not count or not address:
-        return numpy.zeros(0, numpy.dtype(kind))
-    return numpy.ctypeslib.as_array((kind * count).from_address(address))
+            memory(address, size, kind)[:] = number
 
 
 def _variable(variable: Any) -> Any:
@@ -183,21 +204,33 @@ def _given(arrays: Mapping[int, Any], index: int) -> Any:
     return tf.convert_to_tensor(arrays[index])
 
 
-def _of_shape(params: Sequence[Any], arrays: Sequence[Any]) -> list[Any]:
-    """Arrays whose shape only the running program knows are checked there."""
+def _shapes(pairs: Sequence[Pair]) -> list[Any]:
+    """The shape of each gradient; where only some rows are touched, their number is open."""
     return [
-        one if one.shape.is_fully_defined() else tf.ensure_shape(one, param.shape)
-        for one, param in zip(arrays, params, strict=True)
+        tf.TensorShape(shape if pair.rows is None else (None, *shape[1:]))
+        for pair in pairs
+        for shape in (pair.parameter.shape,)
     ]
 
 
-def _fit(params: Sequence[Any], inputs: Sequence[Sequence[Any]]) -> bool:
-    """Whether gradients and other arrays are dense and of the variables' own type and shape."""
+def _of_shape(shapes: Sequence[Any], arrays: Sequence[Any]) -> list[Any]:
+    """Arrays whose shape only the running program knows are checked there."""
+    return [
+        one if one.shape.is_fully_defined() else tf.ensure_shape(one, shape)
+        for one, shape in zip(arrays, shapes, strict=True)
+    ]
+
+
+def _of_rows(array: Any, rows: Any) -> Any:
+    return array if rows is None else tf.gather(array, rows)
+
+
+def _fit(params: Sequence[Any], shapes: Sequence[Any], inputs: Sequence[Sequence[Any]]) -> bool:
+    """Whether gradients and other arrays are dense and of the variables' own types and shapes."""
     return all(
         isinstance(one, tf.Tensor)
         and one.dtype == param.dtype
-        and one.shape.is_compatible_with(param.shape)
+        and one.shape.is_compatible_with(shape)
         for some in inputs
-        for one, param in zip(some, params, strict=True)
+        for one, param, shape in zip(some, params, shapes, strict=True)
     )
-

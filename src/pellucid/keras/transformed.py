@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from pellucid.keras.core import path_of
+from pellucid.keras.sparse import is_sparse
 
 __all__ = ["checked"]
 
@@ -59,7 +60,7 @@ def checked(function: Callable[..., Any], pairs: list[tuple[Any, Any]]) -> list[
 
 
 def _check_shape(name: str, gradient: Any, variable: Any) -> None:
-    shape = getattr(gradient, "shape", None)
+    shape = None if is_sparse(gradient) else getattr(gradient, "shape", None)
     if shape is not None and tuple(shape) != tuple(variable.shape):
         raise ValueError(
             f"the gradient transformer {name} gave a gradient of shape {tuple(shape)} for "

@@ -15,13 +15,16 @@ import numpy
 
 from pellucid.fuse.pure import Outcome, Tensor, Whole, either, pure_update
 from pellucid.keras.core import Parameter
+from pellucid.keras.distributed import local
 from pellucid.keras.namespaces import decimal, namespace, wide_scalars
 
 if TYPE_CHECKING:
     from pellucid.keras.hypers import Hyperparameter
     from pellucid.keras.optimizer import Optimizer
 
-__all__ = ["Numbers", "Pair", "numbers_of", "traced_numbers", "traced_update"]
+__all__ = [
+    "Numbers", "Pair", "by_row", "numbers_of", "traced_numbers", "traced_update", "write",
+]  # fmt: skip
 
 
 @dataclass
@@ -46,6 +49,7 @@ def numbers_of(optimizer: Optimizer) -> Numbers:
     for place in reversed(range(len(cells))):
         fits = cells[place].fits(xp, known[id(cells[place])])
         refused = xp.where(fits, refused, refused * 0.0 + float(place + 1))
+    refused = optimizer.structure.refused(refused)
     *settled, refused, veto = xp.settled([*known.values(), refused, refused > 0.0])
     known = dict(zip(known, settled, strict=True))
     values = [
@@ -105,7 +109,7 @@ def keep_numbers(optimizer: Optimizer, numbers: Numbers) -> None:
     for cell in optimizer.core.cells:
         if cell.driver is not None:
             value = namespace().cast(numbers.cells[id(cell)], str(cell.variable.dtype))
-            cell.variable.put(value)
+            write(cell.variable, value)
     optimizer.note_refused(numbers.refused)
 
 
@@ -124,10 +128,11 @@ class _Update:
         self.by_index = {pair.parameter.index: pair for pair in pairs}
         self.chosen_already: set[int] = set()  # variables whose new value regards the veto
         self.targets: list[tuple[Any, Any]] = []  # Variable, rows
+        self.begins: dict[int, tuple[Any, Any]] = {}  # of row-wise targets: when, with what number
         for pair in pairs:
             self.targets.append((pair.parameter.variable, pair.rows))
             self.targets.extend(
-                (slot, pair.rows if _by_row(pair.parameter, slot) else None)
+                (slot, pair.rows if by_row(pair.parameter, slot) else None)
                 for slot in pair.parameter.slots.values()
             )
         self.targets.extend((variable, None) for variable in self.core.shared.values())
@@ -181,12 +186,13 @@ class _Update:
         slots = {}
         for full, variable in parameter.slots.items():
             value = _value(variable)
-            if pair.rows is not None and _by_row(parameter, variable):
+            if pair.rows is not None and by_row(parameter, variable):
                 value = _gathered(value, pair.rows)
             target, new = core.begins_at(parameter, full), self._new(parameter, full)
             if target is not None:
                 number = self.numbers.values[parameter.group][target]
                 value = xp.where(new, xp.cast(number, made.compute), xp.cast(value, made.compute))
+                self.begins[id(variable)] = new, number
             kind = dict(made.variant.slots)[full]
             slots[full] = value if kind == "scalar" else xp.cast(value, made.compute)
         param: Any = _value(parameter.variable)
@@ -212,7 +218,7 @@ class _Update:
         for pair, values in zip(self.pairs, outcome.values, strict=True):
             new.append(self._stored(values["param"], pair.parameter.variable, pair.rows))
             for full, slot in pair.parameter.slots.items():
-                rows = pair.rows if _by_row(pair.parameter, slot) else None
+                rows = pair.rows if by_row(pair.parameter, slot) else None
                 value = values.get(full)
                 if value is None:
                     value = _value(slot) if rows is None else _gathered(_value(slot), rows)
@@ -243,9 +249,12 @@ class _Update:
             if id(variable) not in self.chosen_already:
                 kept = self.xp.where(veto, old, value)
             if rows is None:
-                self.optimizer.assign(variable, kept)
-            else:
-                _scatter(variable, rows, kept)
+                write(variable, kept)
+                continue
+            if id(variable) in self.begins:
+                new_slot, number = self.begins[id(variable)]
+                _fill(variable, self.xp.logical_and(new_slot, ~veto), number)
+            _scatter(variable, rows, kept)
         self._note_begun(veto)
 
     def _note_begun(self, veto: Any) -> None:
@@ -261,9 +270,8 @@ class _Update:
         mask = numpy.zeros(tuple(begun.shape), "float32")
         mask[places] = 1.0
         old = keras.ops.convert_to_tensor(begun.value)
-        self.optimizer.assign(
-            begun, self.xp.where(veto, old, keras.ops.maximum(old, keras.ops.cast(mask, "float32")))
-        )
+        done = keras.ops.maximum(old, keras.ops.cast(mask, "float32"))
+        write(begun, self.xp.where(veto, old, done))
 
 
 def _value(variable: Any) -> Any:
@@ -273,7 +281,7 @@ def _value(variable: Any) -> Any:
     return keras.ops.convert_to_tensor(variable)
 
 
-def _by_row(parameter: Parameter, slot: Any) -> bool:
+def by_row(parameter: Parameter, slot: Any) -> bool:
     """Whether a slot has something of its own for each row of its parameter."""
     shape = tuple(slot.shape)
     return bool(shape) and bool(parameter.shape) and shape[0] == parameter.shape[0] and (
@@ -292,9 +300,38 @@ def _gathered(value: Any, rows: Any) -> Any:
     return keras.ops.take(value, rows, axis=0)
 
 
+def write(variable: Any, value: Any) -> None:
+    """Set a Variable; in a replica of `tf.distribute`, the replica's own copy."""
+    target = local(variable)
+    if target is not variable:
+        target.assign(keras.ops.cast(value, target.dtype.name))
+    elif hasattr(variable, "put"):
+        variable.put(value)
+    else:
+        variable.assign(value)
+
+
+def _fill(variable: Any, when: Any, number: Any) -> None:
+    """Fill a TensorFlow variable with a number, if a condition holds."""
+    import tensorflow as tf
+
+    target = _target(variable)
+
+    def filled() -> Any:
+        target.assign(tf.fill(target.shape, tf.cast(number, target.dtype)))
+        return True
+
+    tf.cond(when, filled, lambda: False)
+
+
 def _scatter(variable: Any, rows: Any, values: Any) -> None:
     """Write some rows of a TensorFlow variable."""
     import tensorflow as tf
 
-    target = variable.value if isinstance(variable, keras.Variable) else variable
-    target.scatter_update(tf.IndexedSlices(values, rows))
+    _target(variable).scatter_update(tf.IndexedSlices(values, rows))
+
+
+def _target(variable: Any) -> Any:
+    """The TensorFlow variable that is written."""
+    found = local(variable)
+    return found.value if isinstance(found, keras.Variable) else found
