@@ -397,6 +397,11 @@ def revive(value: Mapping[str, Any]) -> Any:
         from pellucid.schedules import schedule_from_config
 
         return schedule_from_config(value["schedule"])
+    if "keras" in value:  # a schedule of Keras's, in its own form
+        made: Any = sys.modules.get("pellucid.keras.journal")
+        if made is None:
+            raise LookupError("a schedule of Keras's is read by pellucid.keras: import it first")
+        return made.schedule_of_keras(value["keras"])
     module, _, name = value["function"].partition(":")
     found: Any = sys.modules.get(module)
     if found is None:

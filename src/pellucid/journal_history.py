@@ -139,6 +139,12 @@ class History:
         if latest is not None and points is not None and value != points.values[-1]:
             self._extend(latest, step, value)
 
+    def pointed(self, group: str, name: str) -> int | None:
+        """The last step of which a run has a point; None where it has none."""
+        latest = self._latest.get((group, name))
+        points = None if latest is None else latest.points
+        return None if points is None else points.steps[-1]
+
     def _extend(self, record: Record, step: int, value: float) -> None:
         assert record.points is not None
         record.points.put(step, value)

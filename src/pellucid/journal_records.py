@@ -225,7 +225,8 @@ def storable(value: Any) -> Any:
 def points_of(change: Change) -> Points | None:
     """The points of a run whose values cannot be had from a schedule."""
     number = isinstance(change.new, (int, float)) and not isinstance(change.new, bool)
-    unstored = isinstance(change.schedule, Mapping) and "repr" in change.schedule
+    plain = change.schedule if isinstance(change.schedule, Mapping) else {}
+    unstored = "repr" in plain and "keras" not in plain
     if not number or not (unstored or (change.source in MERGED and change.schedule is None)):
         return None
     points = Points(change.step, float(change.new))

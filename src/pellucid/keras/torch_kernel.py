@@ -13,6 +13,7 @@ import torch
 
 from pellucid.fuse.launch import Step
 from pellucid.fuse.pool import threads
+from pellucid.keras.journal import note_call
 from pellucid.keras.kernels import Fused, Kernels, Prepared
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def _commit(optimizer: Optimizer, prepared: Prepared, step: Step) -> None:
         for full, cell in group.cells.items():
             if cell.driver is not None:
                 cell.variable.put(step.values[number][full])
+                note_call(cell, step.updates, step.values[number][full])
 
 
 def _given(arrays: Mapping[int, Any], index: int) -> Any:
