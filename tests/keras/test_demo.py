@@ -8,10 +8,14 @@ from typing import Any
 import keras
 import numpy
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import pellucid.demo.keras_demo as demo
+import pellucid.keras
 from pellucid import cli
+from pellucid.demo.lion import Lion
+from pellucid.demo.screen import Screen
 
 BACKEND = keras.backend.backend()
 
@@ -21,14 +25,14 @@ def run(*arguments: str) -> Any:
 
 
 def test_the_demo_trains_and_changes_the_rate_inside_of_fit() -> None:
-    result = run("--epochs", "3")
+    result = run("--epochs", "2")
     assert result.exit_code in (0, 1), result.output  # so few epochs may miss the target
     shown = " ".join(result.stdout.split())
     for line in (
         "class Lion(Rule):",
         f"Keras {keras.__version__} on {BACKEND}",
         'view.set("learning_rate", 0.0003, reason="fine-tune")',
-        "step 46 group 0/learning_rate 0.003 → 0.0003 (view: fine-tune)",
+        "step 24 group 0/learning_rate 0.003 → 0.0003 (view: fine-tune)",
         "it acted at once",
         "of 360 held-out digits are right",
     ):
@@ -39,24 +43,23 @@ def test_the_demo_trains_and_changes_the_rate_inside_of_fit() -> None:
     (difference,) = re.findall(r"the largest difference is (\S+)", shown)
     assert float(difference) < 1e-6
     (accuracy,) = re.findall(r"([\d.]+)% of 360", shown)
-    assert float(accuracy) > 80
+    assert float(accuracy) > 60
     table = result.stdout.partition("Every hyperparameter")[2].partition("The journal")
     assert "weight_decay" in table[0]
     assert "fine-tune" in table[2]
 
 
-def test_a_change_that_does_not_act_fails_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo.Change, "_change", lambda self: setattr(self, "_done", DONE))
-    result = run("--epochs", "2", "--rule", "Lion(3e-3)")
-    assert result.exit_code == 1
-    assert "it acted" not in result.stdout
-
-
-class _Table:
-    journal = ("nothing",)
-
-
-DONE = "learning_rate", 0.0003, _Table()
+@pytest.mark.parametrize("acts", [True, False])
+def test_a_change_that_does_not_act_fails_the_demo(acts: bool, capsys: Any) -> None:
+    weight = keras.Variable(numpy.zeros(2, "float32"), name="w")
+    optimizer = pellucid.keras.Optimizer(Lion(3e-3))
+    optimizer.build([weight])
+    change = demo.Change(optimizer, epoch=0)
+    change._change()
+    change._moves = [3e-3, 3e-4 if acts else 3e-3]
+    assert change.show(Screen(Console())) is acts
+    assert ("it acted" in capsys.readouterr().out) is acts
+    assert float(optimizer.learning_rate) == pytest.approx(3e-4)
 
 
 def test_epochs_have_other_orders_and_whole_batches() -> None:

@@ -442,8 +442,8 @@ def test_a_backend_that_cannot_train_or_is_missing_is_refused_in_one_line(tmp_pa
         "jax": "pip install 'pellucid[keras,jax]'",
     }.items():
         code = (
-            "import pellucid.demo as demo, pellucid.cli\n"
-            "demo.installed = lambda name: False\n"
+            "import pellucid.demo.keras_backend as backends, pellucid.cli\n"
+            "backends.installed = lambda name: False\n"
             "pellucid.cli.main()\n"
         )
         done = subprocess.run(

@@ -67,7 +67,8 @@ LAZY: dict[str, set[str]] = {
     # `pellucid.check` tries every backend that is installed
     "conformance": {"numpy", "torch", "keras"},
     "keras": {"torch"},  # on Keras's torch backend; see BETWEEN_FRAMEWORKS
-    "access": {"torch", "keras"},  # of an object of that framework: its table of names, its groups
+    # of an object of that framework: its table of names, its groups, what drives a value
+    "access": {"torch", "keras", "schedules"},
     "cli": set(ARROWS),  # on top of all, each command loading what it needs
 }
 """What it may import besides, inside a function, when it is needed."""
@@ -96,7 +97,7 @@ THIRD: dict[str, set[str]] = {
 """Which files or folders may import a package of others when they are loaded."""
 
 THIRD_LAZY: dict[str, set[str]] = {
-    "torch": {"conformance.py", "cli.py", "keras"},
+    "torch": {"conformance.py", "cli.py", "keras", "demo/keras_demo.py"},
     "tensorflow": {"keras"},  # where it is the backend, and so loaded
     "jax": {"keras"},
     # of an optimizer of Keras, who has loaded it; of a check, where Keras is loaded already

@@ -7,8 +7,6 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from pellucid.demo.keras_backend import chosen, installed
-
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -73,10 +71,12 @@ def run(
 
 def _choose_backend() -> None:
     """Tell Keras its backend before it is imported, and TensorFlow to keep its notices back."""
+    from pellucid.demo import keras_backend
+
     if "keras" in sys.modules:
         return
-    backend = chosen()
-    if not installed(backend):
+    backend = keras_backend.chosen()
+    if not keras_backend.installed(backend):
         raise ImportError(
             f"the demo for keras runs on {backend} here, which is not installed: "
             f"pip install 'pellucid[keras,{backend}]', or KERAS_BACKEND={backend} make demo "
