@@ -99,11 +99,12 @@ THIRD: dict[str, set[str]] = {
 THIRD_LAZY: dict[str, set[str]] = {
     "torch": {"conformance.py", "cli.py", "keras", "demo/keras_demo.py"},
     "tensorflow": {"keras"},  # where it is the backend, and so loaded
-    "jax": {"keras"},
+    "jax": {"keras", "conformance.py"},
     # of an optimizer of Keras, who has loaded it; of a check, where Keras is loaded already
     "keras": {"access", "conformance.py"},
     "rich": {"journal_table.py"},
-    "numpy": {"ops.py", "cli.py"},  # ops.sqrt(2.0) at a prompt
+    # ops.sqrt(2.0) at a prompt; what a float32 of a Keras optimizer shows
+    "numpy": {"ops.py", "cli.py", "access/keras_groups.py"},
 }
 
 STAGES = (

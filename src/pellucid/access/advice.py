@@ -45,8 +45,8 @@ class Advice:
 
     ``kind`` is one word for programs: ``unknown`` (a parameter of the model in no group),
     ``twice``, ``frozen``, ``untouched``, ``range``, ``still`` (training changes nothing),
-    ``load`` (a load overwrote what the script had set) or ``unsaved`` (a schedule that no
-    checkpoint can hold).
+    ``load`` (a load overwrote what the script had set), ``unsaved`` (a schedule that no
+    checkpoint can hold) or ``refused`` (a compiled step found a value out of its bounds).
     """
 
     kind: str
@@ -61,6 +61,7 @@ def advice(source: Source) -> list[Advice]:
     """All that looks wrong, the most serious first."""
     groups, owners = source.groups(), source.owners()
     return [
+        *_refused(source),
         *_still(source, groups, owners),
         *_model(source, owners),
         *_twice(source, owners),
@@ -79,12 +80,28 @@ def _model(source: Any, owners: Sequence[Owner]) -> Iterator[Advice]:
     if model is None:
         return
     held = {id(source.array(owner)) for owner in owners}
-    lost = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in held]
+    lost, remedy = _lost(model, held)
     for name in lost[:FEW]:
-        yield Advice("unknown", name, "is in no group: it will not be trained; add it to a group, "
-                     "or set requires_grad_(False)")  # fmt: skip
+        yield Advice("unknown", name, f"is in no group: it will not be trained; {remedy}")
     if len(lost) > FEW:
         yield Advice("unknown", f"{len(lost) - FEW} more parameters", "are in no group")
+
+
+def _lost(model: Any, held: set[int]) -> tuple[list[str], str]:
+    """Trained parameters of a model that are not held, and what to do."""
+    if hasattr(model, "trainable_variables"):
+        lost = [one.path for one in model.trainable_variables if id(one) not in held]
+        return lost, "build the optimizer with it, or set the layer's trainable to False"
+    named = model.named_parameters()
+    lost = [n for n, p in named if p.requires_grad and id(p) not in held]
+    return lost, "add it to a group, or set requires_grad_(False)"
+
+
+def _refused(source: Any) -> Iterator[Advice]:
+    """Updates that a compiled step skipped."""
+    for one in getattr(source, "sources", (source,)):
+        if text := getattr(one, "refused", ""):
+            yield Advice("refused", one.name, text)
 
 
 FEW = 8
@@ -195,12 +212,13 @@ def _unsaved(source: Any, groups: Sequence[Group]) -> Iterator[Advice]:
     for group in groups:
         for full in group.names.places:
             driver = group.driver(full)
-            if driver is None or isinstance(driver, Ref) or not hasattr(
-                source.optimizer, "controls"
-            ):
+            if driver is None or isinstance(driver, Ref):
+                continue
+            stored = getattr(source, "stored", None)
+            if stored is None and not hasattr(source.optimizer, "controls"):
                 continue
             try:
-                plain_value(driver, full)
+                plain_value(driver, full) if stored is None else stored(group, full)
             except ValueError:
                 yield Advice("unsaved", f"{group.name}/{full}", f"follows {driver!r}, which no "
                              "checkpoint can hold: saving will raise; use a schedule of "

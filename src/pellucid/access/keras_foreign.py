@@ -31,7 +31,31 @@ from pellucid.changes import Journal
 from pellucid.controls import Names, Place
 from pellucid.declare import Ref, is_scalar_array
 
-__all__ = ["KerasSource", "check_foreign"]
+__all__ = ["KerasSource", "check_foreign", "check_given", "outer_state"]
+
+
+def check_given(model: Any, scheduler: Any) -> None:
+    """Raise for what does not belong to an optimizer of Keras."""
+    if scheduler is not None:
+        raise TypeError(
+            f"scheduler is a {type(scheduler).__name__}; allowed is None with Keras's "
+            "optimizers: theirs are callbacks, or schedules in the learning rate's place"
+        )
+    if model is not None and not hasattr(model, "trainable_variables"):
+        raise TypeError(
+            f"model is {type(model).__name__}; allowed is a Keras model or layer (it has "
+            "trainable_variables)"
+        )
+
+
+def outer_state(outer: Any) -> dict[str, Any]:
+    """What a LossScaleOptimizer counts; its rate and its iteration are not used."""
+    held = {id(one) for one in outer._variables}
+    return {
+        name.strip("_"): one
+        for name, one in vars(outer).items()
+        if id(one) in held and name not in ("_iterations", "_learning_rate")
+    }
 
 
 def check_foreign(optimizer: Any) -> None:
@@ -107,16 +131,7 @@ class KerasSource:
     """An optimizer of Keras that is not ours; see `pellucid.access.sources.Source`."""
 
     def __init__(self, optimizer: Any, model: Any = None, scheduler: Any = None) -> None:
-        if scheduler is not None:
-            raise TypeError(
-                f"scheduler is a {type(scheduler).__name__}; allowed is None with Keras's "
-                "optimizers: theirs are callbacks, or schedules in the learning rate's place"
-            )
-        if model is not None and not hasattr(model, "trainable_variables"):
-            raise TypeError(
-                f"model is {type(model).__name__}; allowed is a Keras model or layer (it has "
-                "trainable_variables)"
-            )
+        check_given(model, scheduler)
         check_foreign(optimizer)
         self.optimizer, self.given = optimizer, model
 
@@ -245,19 +260,10 @@ class KerasSource:
             for native, one in state_of(group.leaf).shared.items():
                 found.setdefault(id(one), cell(left, native, native, one, self))
             for outer in group.leaf.around:
-                for native, one in self._outer_state(outer).items():
+                for native, one in outer_state(outer).items():
                     label = type(outer).__name__
                     found.setdefault(id(one), cell(label, native, native, one, self))
         return [*found.values()]
-
-    def _outer_state(self, outer: Any) -> dict[str, Any]:
-        """What a LossScaleOptimizer counts; its rate and its iteration are not used."""
-        held = {id(one) for one in outer._variables}
-        return {
-            name.strip("_"): one
-            for name, one in vars(outer).items()
-            if id(one) in held and name not in ("_iterations", "_learning_rate")
-        }
 
     def reset(self, owners: Sequence[Owner], full: str | None) -> None:
         """Let state begin anew; see `View.reset`. Keras counts all variables' steps as one."""

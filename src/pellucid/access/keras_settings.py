@@ -12,7 +12,7 @@ from pellucid.declare import is_scalar_array
 from pellucid.ops import is_number
 
 __all__ = [
-    "Leaf", "Setting", "count_of", "is_variable", "leaves_of", "number_of", "own_settings",
+    "Leaf", "Setting", "around_settings", "count_of", "is_variable", "leaves_of", "number_of", "own_settings",
     "restorer", "settings_of",
 ]  # fmt: skip
 
@@ -141,7 +141,12 @@ def leaves_of(optimizer: Any, around: tuple[Any, ...] = (), label: str = "") -> 
 
 def settings_of(leaf: Leaf) -> dict[str, Setting]:
     """All settings of an optimizer by Keras's name, those of what stands around it included."""
-    found = own_settings(leaf.optimizer)
+    return around_settings(own_settings(leaf.optimizer), leaf)
+
+
+def around_settings(own: Mapping[str, Setting], leaf: Leaf) -> dict[str, Setting]:
+    """An optimizer's settings, and those of what stands around it."""
+    found = dict(own)
     for outer in reversed(leaf.around):
         if hasattr(outer, "inner_optimizer"):
             found.pop("loss_scale_factor", None)  # Keras sets it to None: it would scale twice

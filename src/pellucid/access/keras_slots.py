@@ -10,7 +10,7 @@ from typing import Any
 from pellucid.access.keras_settings import Leaf, is_variable, keras, own_settings
 from pellucid.access.sources import Cell
 
-__all__ = ["State", "begin_anew", "path_of", "state_of"]
+__all__ = ["State", "begin_anew", "cell", "path_of", "put_into", "state_of"]
 
 ZERO = frozenset(
     ["momentum", "velocity", "velocity_hat", "norm", "average_gradient", "accumulated_grad",
@@ -98,10 +98,10 @@ def _shared_name(optimizer: Any, variable: Any) -> str:
 
 
 def cell(owner: str, full: str, native: str, variable: Any, source: Any) -> Cell:
-    return Cell(owner, full, native, variable, "", partial(_put, source, variable))
+    return Cell(owner, full, native, variable, "", partial(put_into, source, variable))
 
 
-def _put(source: Any, variable: Any, value: Any) -> None:
+def put_into(source: Any, variable: Any, value: Any) -> None:
     """Write a checked number or array into a Variable."""
     source.synchronise()
     ops = keras().ops
@@ -133,4 +133,4 @@ def begin_anew(source: Any, wanted: Sequence[tuple[Any, str, Any, Any]]) -> None
     """Write first values into slots: (optimizer, native name, Variable, trained variable)."""
     values = [first_value(leaf, native, trained) for leaf, native, _, trained in wanted]
     for (_, _, variable, _), value in zip(wanted, values, strict=True):
-        _put(source, variable, value)
+        put_into(source, variable, value)

@@ -12,10 +12,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pellucid.access.errors import listed, no_such
-from pellucid.access.sources import Group, Source
+from pellucid.access.sources import Group, Owner, Source
 from pellucid.compose import matches
 
-__all__ = ["Found", "Selected", "find", "known_names", "select", "split"]
+__all__ = ["Found", "Selected", "find", "known_names", "matching", "named", "select", "split"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,25 @@ def split(path: str) -> tuple[str | None, str]:
     return (left if slash else None), name
 
 
+def named(owners: Sequence[Owner], name: str | None) -> list[Owner]:
+    """The parameter of this name; of a Keras model, the model's own name may be left out."""
+    found = [owner for owner in owners if owner.label == name]
+    if found or name is None:
+        return found
+    found = [owner for owner in owners if owner.label.endswith(f"/{name}")]
+    return found if len(found) == 1 else []
+
+
+def matching(groups: Sequence[Group], pattern: str) -> list[list[str]]:
+    """Each group's parameters of a name pattern; a Keras model's own name may be left out."""
+    found: list[list[str]] = []
+    for one in (pattern, f"*/{pattern}"):
+        found = [[name for name in group.members if matches(one, name)] for group in groups]
+        if any(found):
+            break
+    return found
+
+
 def select(source: Source, left: str | None, path: str) -> list[Selected]:
     """The groups that the left side of a path names."""
     groups = source.groups()
@@ -58,7 +77,7 @@ def select(source: Source, left: str | None, path: str) -> list[Selected]:
         named = [group for group in groups if getattr(group, attribute, None) == left]
         if named:
             return [Selected(group, group.members, True) for group in named]
-    chosen = [(group, [one for one in group.members if matches(left, one)]) for group in groups]
+    chosen = zip(groups, matching(groups, left), strict=True)
     found = [Selected(g, some, len(some) == len(g.members)) for g, some in chosen if some]
     if found:
         return found

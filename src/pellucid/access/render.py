@@ -138,7 +138,7 @@ def _page(source: Source) -> Page:
     if len(wrong) > WARNED:
         notes.append(f"! and {len(wrong) - WARNED} more: view.warnings()")
     updates = counted(source.updates, "update")
-    if slots and "step" not in slots and not source.updates:  # a class that keeps no count
+    if slots and not {"step", "iteration"} & {*slots} and not source.updates:  # a class that keeps no count
         updates = "updates not counted"
     return Page(
         source.name,

@@ -10,7 +10,7 @@ from typing import Any
 
 from pellucid.access.containers import writable
 from pellucid.access.errors import UnknownNameError, no_such
-from pellucid.access.patterns import select, split
+from pellucid.access.patterns import named, select, split
 from pellucid.access.plain import short
 from pellucid.access.sources import Cell, Owner, Source
 from pellucid.ops import is_number
@@ -80,7 +80,7 @@ class StateTable(Mapping[str, Any]):
         source = self._source
         left, name = split(path)
         owners, shared = source.owners(), source.shared_cells()
-        exact = [owner for owner in owners if owner.label == left]
+        exact = named(owners, left)
         own = [cell for cell in shared if cell.owner == left]
         own += [cell for owner in exact for cell in source.cells(owner)]
         cells, is_one = _named(own, name), True

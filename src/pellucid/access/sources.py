@@ -180,7 +180,17 @@ def source_of(optimizer: Any, model: Any = None, scheduler: Any = None) -> Sourc
 def _keras_source(optimizer: Any, model: Any, scheduler: Any) -> Source:
     """The `Source` for a subclass of keras.optimizers.Optimizer: ours have another than others."""
     from pellucid.access.keras_foreign import KerasSource
+    from pellucid.access.keras_settings import leaves_of
 
+    module = sys.modules.get("pellucid.keras.optimizer")  # whoever has ours has loaded it
+    leaves = [] if module is None else [*leaves_of(optimizer)]
+    ours = [isinstance(leaf.optimizer, module.Optimizer) for leaf in leaves if module is not None]
+    if len(leaves) == 1 and ours[0]:
+        from pellucid.access.keras_hosted import KerasHostSource
+
+        return KerasHostSource(optimizer, leaves[0], model, scheduler)
+    if any(ours):  # a MultiOptimizer with some of ours
+        return source_of([leaf.optimizer for leaf in leaves], model, scheduler)
     return KerasSource(optimizer, model, scheduler)
 
 

@@ -9,11 +9,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pellucid.access.errors import UnknownNameError, no_such
-from pellucid.access.patterns import Found, find, select, split
+from pellucid.access.patterns import Found, find, matching, named, select, split
 from pellucid.access.slots import StateTable
 from pellucid.access.sources import Assignment, Source
 from pellucid.changes import Journal
-from pellucid.compose import matches
 from pellucid.declare import HyperparameterError
 
 if TYPE_CHECKING:
@@ -175,9 +174,8 @@ class View:
         if not isinstance(pattern, str):
             raise TypeError(f"pattern is {pattern!r}; allowed is text, such as '*.bias'")
         groups = self._source.groups()
-        chosen = {
-            group.name: [one for one in group.members if matches(pattern, one)] for group in groups
-        }
+        names = (group.name for group in groups)
+        chosen = dict(zip(names, matching(groups, pattern), strict=True))
         if not any(chosen.values()):
             names = [name for group in groups for name in group.members]
             raise no_such(f"no parameter's name matches {pattern!r}", pattern, names)
@@ -208,11 +206,11 @@ class View:
         source = self._source
         owners = source.owners()
         left, name = split(path)
-        exact = [owner for owner in owners if owner.label == path]
+        exact = named(owners, path)
         if exact:
             source.reset(exact, None)
             return
-        exact = [owner for owner in owners if owner.label == left]
+        exact = named(owners, left)
         if exact:
             source.reset(exact, name)
             return

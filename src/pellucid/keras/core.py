@@ -155,13 +155,23 @@ class Core:
             errors = []
             for branch in self.branches:
                 try:
-                    self._overrides(branch, pattern, given)
+                    self.overrides(branch, pattern, given)
                 except HyperparameterError as error:
                     errors.append(error)
             if len(errors) == len(self.branches):
                 raise errors[0]
 
-    def _overrides(self, group: Group, pattern: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    def branch_for(self, pattern: Any, given: Mapping[str, Any]) -> Group:
+        """The first branch that has all that ``groups=`` gives for a pattern."""
+        for branch in self.branches:
+            try:
+                self.overrides(branch, pattern, given)
+            except HyperparameterError:
+                continue
+            return branch
+        return self.branches[0]
+
+    def overrides(self, group: Group, pattern: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         where = f"groups[{pattern!r}]"
         aliased = {self.optimizer.alias(group, key): value for key, value in given.items()}
         return overrides(group.pipeline, group.names, aliased, where, ())
@@ -233,7 +243,7 @@ class Core:
         label = " & ".join(parts) or f"group {len(groups)}"
         if label in {group.label for group in groups}:
             label = f"{label} ({len(groups)})"
-        given = {} if chosen is None else self._overrides(branch, chosen, self.patterns[chosen])
+        given = {} if chosen is None else self.overrides(branch, chosen, self.patterns[chosen])
         if spared:
             given.update({full: 0.0 for full in DECAYS if full in branch.cells})
         made = Group(label, branch.pipeline, branch.names, {**branch.cells}, {**branch.choices})

@@ -26,6 +26,7 @@ from pellucid.declare import (
     check_value,
     is_scalar_array,
 )
+from pellucid.keras.distributed import one_copy
 from pellucid.keras.namespaces import decimal
 from pellucid.ops import is_number
 from pellucid.schedules import Schedule
@@ -55,7 +56,7 @@ def number_of(value: Any) -> float:
 def on_host(value: Any) -> Any:
     """A Variable's or an array's content as a NumPy array."""
     held = value.value if isinstance(value, keras.Variable) else value
-    return numpy.asarray(keras.ops.convert_to_numpy(held))
+    return numpy.asarray(keras.ops.convert_to_numpy(one_copy(held)))
 
 
 @dataclass(frozen=True)
@@ -241,15 +242,15 @@ class Hyperparameter:
             return self.target.at(updates)
         if self.driver is None:
             return self.number
-        number = number_of_call(self.driver, self._count(updates))
+        number = number_of_call(self.driver, self.count_of(self.driver, updates))
         if not self.declared.fits(number):
             self.declared.check(number, f"{self.where} from {self.driver!r} at step {updates}")
         return number
 
-    def _count(self, updates: int) -> int:
+    def count_of(self, driver: Any, updates: int) -> int:
         """What a driver is called with: Keras's own schedules count micro-batches, too."""
         each = self.optimizer.gradient_accumulation_steps or 1
-        keras_own = isinstance(self.driver, keras.optimizers.schedules.LearningRateSchedule)
+        keras_own = isinstance(driver, keras.optimizers.schedules.LearningRateSchedule)
         return updates * each + each - 1 if keras_own else updates
 
     def traced(self, xp: Any, updates: Any, real_updates: Any) -> Any:

@@ -91,7 +91,8 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         gradient_accumulation_steps: int | None = None,
     ) -> None:
         flatten(stage)
-        _check_own(sparse, seed, gradient_transformers)
+        _check_own(seed, gradient_transformers)
+        _check_lazy(sparse, gradient_accumulation_steps)
         if name is None:
             own = type(self).__name__ != "Optimizer"
             name = auto_name(type(self).__name__ if own else _title(stage))
@@ -259,6 +260,10 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                 f"cannot become {value!r}: make another optimizer, "
                 f"{type(self).__name__}(..., {name}={value!r})"
             )
+        if name == "sparse":
+            _check_lazy(value, self.gradient_accumulation_steps)
+        elif name == "gradient_accumulation_steps":
+            _check_lazy(self.sparse, value)
         super().__setattr__(name, value)
 
     def __getitem__(self, name: str) -> Any:
@@ -350,17 +355,21 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     def report_refused(self) -> None:
         """Raise if a compiled step found a hyperparameter out of its bounds, and so did nothing."""
+        found = self.complaint()
+        if found:
+            self._refused.assign(0)
+            raise HyperparameterError(found)
+
+    def complaint(self) -> str:
+        """What `report_refused` will raise for; empty if it will not."""
         if not self.built:
-            return
+            return ""
         self.before_write()
         place = int(on_host(self._refused))
-        if not place:
-            return
-        self._refused.assign(0)
-        if place == STALE:
-            raise HyperparameterError(self.structure.complaint())
+        if not place or place == STALE:
+            return self.structure.complaint() if place else ""
         cell = self.core.cells[place - 1]
-        raise HyperparameterError(
+        return (
             f"{cell.where} was out of its bounds in a step: allowed is {cell.declared.allowed()}; "
             f"it is {cell.driver or cell.number!r}. Those updates were skipped whole; assign "
             "another value and go on"
@@ -667,6 +676,10 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     def finalize_variable_values(self, var_list: Any) -> None:
         """What Keras does at the end of training; also tells of updates that were skipped."""
         super().finalize_variable_values(var_list)
+        if self.use_ema and keras.backend.backend() == "jax":  # one array cannot be donated twice
+            for average in self._model_variables_moving_average:
+                if average is not None:
+                    average.assign(keras.ops.copy(average.value))
         self.report_refused()
 
 
@@ -759,9 +772,17 @@ def _title(stage: Composed) -> str:
     return "Optimizer"
 
 
-def _check_own(sparse: Any, seed: Any, transformers: Iterable[Any]) -> None:
+def _check_lazy(sparse: Any, accumulation: Any) -> None:
     if sparse not in SPARSE:
         raise ValueError(f"sparse is {sparse!r}; allowed is 'dense' or 'lazy'")
+    if sparse == "lazy" and accumulation:
+        raise ValueError(
+            f"sparse='lazy' and gradient_accumulation_steps={accumulation!r}: Keras adds gradients "
+            "up in arrays of all rows, and which were touched is lost; use sparse='dense'"
+        )
+
+
+def _check_own(seed: Any, transformers: Iterable[Any]) -> None:
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 1 << 63:
         raise ValueError(f"seed is {seed!r}; allowed is a whole number from 0, below 2**63")
     for function in transformers:
