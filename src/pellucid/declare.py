@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -370,10 +371,26 @@ def check_value(declared: Hyper, value: Any, where: str) -> Any:
     )
 
 
+@dataclass(frozen=True)
+class Foreign:
+    """How a framework describes its own schedules and functions."""
+
+    plain: Callable[[Any, str], Any]  # (value, where); None: it has nothing to say of that
+    revived: Callable[[Any], Any]
+
+
+FOREIGN: ContextVar[Foreign | None] = ContextVar("FOREIGN", default=None)
+"""What a framework sets while it writes or reads a configuration of its own."""
+
+
 def plain_value(value: Any, where: str) -> Any:
     """A hyperparameter's value as plain JSON data; `revive` reads it back."""
     if is_number(value):
         return value
+    foreign = FOREIGN.get()
+    found = None if foreign is None else foreign.plain(value, where)
+    if found is not None:
+        return {"foreign": found}
     if is_scalar_array(value):
         return float(value)
     if isinstance(value, Ref):
@@ -393,6 +410,11 @@ def revive(value: Mapping[str, Any]) -> Any:
     """What `plain_value` described: nothing is imported for it."""
     if "ref" in value:
         return Ref(value["ref"])
+    if "foreign" in value:
+        foreign = FOREIGN.get()
+        if foreign is None:
+            raise LookupError(f"{value['foreign']!r:.80} is a framework's own: load it with that")
+        return foreign.revived(value["foreign"])
     if "schedule" in value:
         from pellucid.schedules import schedule_from_config
 

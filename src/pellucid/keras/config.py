@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import keras
 
-from pellucid.compose import composed_from_config
-from pellucid.declare import plain_value, revive
+from pellucid.compose import Chain, Composed, Route, composed_from_config
+from pellucid.declare import FOREIGN, Foreign, plain_value, revive
 from pellucid.keras.arguments import ALIASES, decays
 from pellucid.keras.hypers import Choice, Hyperparameter, WithoutCount
 from pellucid.ops import is_number
@@ -40,8 +40,6 @@ def plain_setting(setting: Setting, functions: bool = True) -> Any:
     driver = setting.driver
     if driver is None:
         return setting.number
-    if isinstance(driver, keras.optimizers.schedules.LearningRateSchedule):
-        return keras.saving.serialize_keras_object(driver)
     return plain_driver(driver, setting.where, functions)
 
 
@@ -49,11 +47,18 @@ def plain_driver(driver: Any, where: str, functions: bool = True) -> Any:
     """A schedule or a callable as plain data; see `plain_setting`."""
     if isinstance(driver, WithoutCount):
         driver = driver.function
-    try:
-        return plain_value(driver, where)
-    except ValueError:
-        if not functions or not inspect.isfunction(driver):
-            raise
+    if isinstance(driver, keras.optimizers.schedules.LearningRateSchedule):
+        return keras.saving.serialize_keras_object(driver)
+    found = described_by_keras(driver, where) if functions else None
+    return plain_value(driver, where) if found is None else found
+
+
+def described_by_keras(driver: Any, where: str) -> Any:
+    """Keras's schedules, and functions without a name to find them by, as Keras describes them."""
+    if isinstance(driver, keras.optimizers.schedules.LearningRateSchedule):
+        return keras.saving.serialize_keras_object(driver)
+    if not inspect.isfunction(driver) or "<" not in driver.__qualname__:
+        return None
     try:
         return keras.saving.serialize_keras_object(driver)
     except (TypeError, ValueError) as error:
@@ -62,6 +67,16 @@ def plain_driver(driver: Any, where: str, functions: bool = True) -> Any:
             "pellucid.schedules, or a function defined at the top level of a module; save_weights "
             "needs no description"
         ) from error
+
+
+@contextlib.contextmanager
+def with_kerass_values() -> Iterator[None]:
+    """While stages are described or made: what drives them may be Keras's own."""
+    token = FOREIGN.set(Foreign(described_by_keras, keras.saving.deserialize_keras_object))
+    try:
+        yield
+    finally:
+        FOREIGN.reset(token)
 
 
 def revived(value: Any) -> Any:
@@ -82,13 +97,12 @@ def base_config(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def own_values(optimizer: Optimizer) -> dict[str, Any]:
-    """Values by Keras's names, where one pipeline serves all variables."""
-    if len(optimizer.core.branches) > 1:
-        return {}
-    (branch,) = optimizer.core.branches
+    """Values by Keras's names, but for those of routes' branches."""
     found: dict[str, Any] = {}
-    for full, setting in branch.settings.items():
-        found[branch.names.native(full)] = plain_setting(setting)
+    for branch in optimizer.core.branches:
+        for full, setting in branch.settings.items():
+            if not setting.label:
+                found[branch.names.native(full)] = plain_setting(setting)
     return found
 
 
@@ -119,12 +133,14 @@ def config_of(optimizer: Optimizer) -> dict[str, Any]:
         found = optimizer.setting(key)
         arguments[key] = None if found is None else plain_setting(found)
     own = own_values(optimizer)
+    with with_kerass_values():
+        stage = _with_numbers(optimizer, optimizer._given.what["stage"]).get_config()
     functions = optimizer._transformers.what
     return {
         **base_config(optimizer),
         **{key: value for key, value in own.items() if "." not in key},
         **arguments,
-        "stage": optimizer._given.what["stage"].get_config(),
+        "stage": stage,
         "gradient_transformers": [plain_argument(f, "gradient_transformers") for f in functions],
         "groups": groups,
         "values": {
@@ -135,12 +151,29 @@ def config_of(optimizer: Optimizer) -> dict[str, Any]:
     }
 
 
+def _with_numbers(optimizer: Optimizer, composed: Composed) -> Composed:
+    """The stages as they were given; where a number has replaced a callable, with the number."""
+    if isinstance(composed, Route):
+        branches = [(p, _with_numbers(optimizer, one)) for p, one in composed.branches]
+        return Route(tuple(branches))
+    if isinstance(composed, Chain):
+        stages: Any = tuple(_with_numbers(optimizer, one) for one in composed.stages)
+        return Chain(composed.transformers, stages)
+    numbers = {
+        declared.name: group.cells[full].number
+        for group in optimizer.core.branches
+        for full, (owner, declared) in group.pipeline.hypers.items()
+        if (type(owner), owner.name) == (type(composed), composed.name)
+        and callable(composed.values[declared.name])
+        and group.cells[full].driver is None
+    }
+    return composed._replace(**numbers) if numbers else composed
+
+
 def plain_argument(value: Any, where: str) -> Any:
     """A value that a user gave as plain data."""
     if is_number(value) or isinstance(value, (bool, str)):
         return value
-    if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
-        return keras.saving.serialize_keras_object(value)
     return plain_driver(value, where)
 
 
@@ -156,7 +189,8 @@ def revived_argument(key: str, value: Any) -> Any:
 def from_config(cls: type[Optimizer], config: Mapping[str, Any]) -> Optimizer:
     """The optimizer that `config_of` described; values beside the stage's win."""
     rest = dict(config)
-    stage = composed_from_config(rest.pop("stage"))
+    with with_kerass_values():
+        stage = composed_from_config(rest.pop("stage"))
     shared = ("name", *BASE, "sparse", "seed", "groups", "gradient_transformers")
     known = {key: revived_argument(key, rest.pop(key)) for key in shared if key in rest}
     values, parts = rest.pop("values", {}), rest.pop("parts", {})

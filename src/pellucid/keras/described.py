@@ -160,7 +160,10 @@ def settings_of(
 def _other_stage(group: Group, stored: Mapping[str, Any], stage: str) -> str:
     theirs = ", ".join(full for full in stored["values"] if full not in group.settings)
     mine = ", ".join(full for full in group.settings if full not in stored["values"])
-    return f"it was saved by {stage}: only the file has {theirs or 'none'}; only here is {mine or 'none'}"
+    return (
+        f"it was saved by {stage}: only the file has {theirs or 'nothing'}, only this optimizer "
+        f"{mine or 'nothing'}"
+    )
 
 
 def _compare_groups(
