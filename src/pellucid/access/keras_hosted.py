@@ -29,7 +29,9 @@ AVERAGE, ACCUMULATOR = "average", "gradient_accumulator"
 class KerasHostSource:
     """An optimizer of ours; see `pellucid.access.sources.Source`."""
 
-    def __init__(self, optimizer: Any, leaf: Leaf, model: Any = None, scheduler: Any = None) -> None:
+    def __init__(
+        self, optimizer: Any, leaf: Leaf, model: Any = None, scheduler: Any = None
+    ) -> None:
         check_given(model, scheduler)
         self.optimizer, self.leaf = optimizer, leaf
         self.model = model
@@ -160,9 +162,9 @@ class KerasHostSource:
                 continue
             held = parameter.slots.get(full)
             why = f"{full} of {owner.label!r} does not exist {self._until(declared.when)}"
-            put = partial(self._put, parameter, full)
-            native = group.names.slots[full]
-            found.append(Cell(owner.label, full, native, held, "" if held is not None else why, put))
+            why = why if held is None else ""
+            put, native = partial(self._put, parameter, full), group.names.slots[full]
+            found.append(Cell(owner.label, full, native, held, why, put))
         for native, variables in self._own_of_keras().items():
             held = variables[parameter.index]
             if held is not None:
@@ -179,7 +181,8 @@ class KerasHostSource:
     def _until(self, when: Any) -> str:
         if not self.inner.built:
             return "before the optimizer is built: call build(variables), or train one step"
-        return f"as long as {getattr(when, 'text', None) or getattr(when, 'name', when)} does not hold"
+        condition = getattr(when, "text", None) or getattr(when, "name", when)
+        return f"as long as {condition} does not hold"
 
     def _put(self, parameter: Any, full: str, value: Any) -> None:
         """Write a checked value into a slot; then it has begun."""

@@ -12,8 +12,8 @@ from pellucid.declare import is_scalar_array
 from pellucid.ops import is_number
 
 __all__ = [
-    "Leaf", "Setting", "around_settings", "count_of", "is_variable", "leaves_of", "number_of", "own_settings",
-    "restorer", "settings_of",
+    "Leaf", "Setting", "around_settings", "count_of", "is_variable", "leaves_of", "number_of",
+    "own_settings", "restorer", "settings_of",
 ]  # fmt: skip
 
 RATE = "learning_rate"

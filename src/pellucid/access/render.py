@@ -138,7 +138,8 @@ def _page(source: Source) -> Page:
     if len(wrong) > WARNED:
         notes.append(f"! and {len(wrong) - WARNED} more: view.warnings()")
     updates = counted(source.updates, "update")
-    if slots and not {"step", "iteration"} & {*slots} and not source.updates:  # a class that keeps no count
+    counts = {"step", "iteration"} & {*slots}
+    if slots and not counts and not source.updates:  # a class that keeps no count
         updates = "updates not counted"
     return Page(
         source.name,

@@ -174,8 +174,8 @@ class View:
         if not isinstance(pattern, str):
             raise TypeError(f"pattern is {pattern!r}; allowed is text, such as '*.bias'")
         groups = self._source.groups()
-        names = (group.name for group in groups)
-        chosen = dict(zip(names, matching(groups, pattern), strict=True))
+        labels = [group.name for group in groups]
+        chosen = dict(zip(labels, matching(groups, pattern), strict=True))
         if not any(chosen.values()):
             names = [name for group in groups for name in group.members]
             raise no_such(f"no parameter's name matches {pattern!r}", pattern, names)
