@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -170,6 +171,38 @@ def _run_torch(
     return {name: param.detach().numpy() for name, param in own.items()}
 
 
+def _run_keras(
+    stage: Composed, params: dict[str, Any], grads: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """In Keras on its backend; on JAX in a compiled step, with float64, which it has if asked."""
+    import keras
+
+    from pellucid.keras import Optimizer
+
+    def built() -> tuple[Any, list[Any]]:
+        own = [keras.Variable(value, dtype=str(value.dtype)) for value in params.values()]
+        optimizer = Optimizer(stage)
+        optimizer.build(own)
+        return optimizer, own
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        with jax.enable_x64(True):
+            optimizer, own = built()
+            step = jax.jit(optimizer.stateless_apply)
+            values, state = ([one.value for one in held] for held in (own, optimizer.variables))
+            for one in grads:
+                values, state = step(state, [one[name] for name in params], values)
+    else:
+        optimizer, own = built()
+        for one in grads:
+            optimizer.apply([keras.ops.convert_to_tensor(one[name]) for name in params], own)
+        values = [variable.value for variable in own]
+    results = [numpy.array(keras.ops.convert_to_numpy(value)) for value in values]
+    return dict(zip(params, results, strict=True))
+
+
 def _ways(
     stage: Composed, params: dict[str, Any], grads: list[dict[str, Any]]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -178,6 +211,10 @@ def _ways(
     if importlib.util.find_spec("torch") is not None:
         yield "PyTorch, compiled", _run_torch(stage, params, grads, True)
         yield "PyTorch, line by line", _run_torch(stage, params, grads, False)
+    if "keras" in sys.modules:  # its import may load TensorFlow, which nobody asked for
+        import keras
+
+        yield f"Keras on {keras.backend.backend()}", _run_keras(stage, params, grads)
 
 
 def _difference(

@@ -57,7 +57,7 @@ def test_a_change_that_does_not_act_fails_the_demo(acts: bool, capsys: Any) -> N
     change = demo.Change(optimizer, epoch=0)
     change._change()
     change._moves = [3e-3, 3e-4 if acts else 3e-3]
-    assert change.show(Screen(Console())) is acts
+    assert change.show(Screen(Console(width=200))) is acts
     assert ("it acted" in capsys.readouterr().out) is acts
     assert float(optimizer.learning_rate) == pytest.approx(3e-4)
 
