@@ -10,6 +10,7 @@ import keras
 
 from pellucid.compose import Pipeline
 from pellucid.keras.config import config_of, revived_argument, with_values
+from pellucid.keras.hypers import as_driver
 from pellucid.keras.names import CLASSES, keras_arguments, names_of
 from pellucid.keras.optimizer import Optimizer
 from pellucid.rule import Rule
@@ -66,7 +67,7 @@ def _named(name: str, rule: type[Rule]) -> type[Optimizer]:
         values = {own[key]: given[key] for key in given if key in own}
         if decay is None:
             values.pop("weight_decay", None)
-        stage = rule(**{key: _float(value) for key, value in values.items()})
+        stage = rule(**{key: as_driver(_float(value)) for key, value in values.items()})
         if "weight_decay" not in own:
             shared["weight_decay"] = decay
         Optimizer.__init__(self, stage, **shared)
