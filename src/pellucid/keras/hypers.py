@@ -94,7 +94,7 @@ class HyperparameterVariable(keras.Variable):  # type: ignore[misc]
         self.owner = owner
         super().__init__(
             number,
-            dtype=keras.config.floatx(),
+            dtype=stored_dtype(),
             trainable=False,
             autocast=False,
             aggregation="only_first_replica",
@@ -108,6 +108,12 @@ class HyperparameterVariable(keras.Variable):  # type: ignore[misc]
             self.owner.optimizer.before_write()
         return super().value
 
+    @property
+    def donated(self) -> bool:
+        """Whether a jitted step of JAX took the array and has not given it back."""
+        deleted = getattr(self._value, "is_deleted", None)
+        return deleted is not None and bool(deleted())
+
     @as_it_is
     def assign(self, value: Any) -> Any:
         """Set the hyperparameter: acts at the next step, compiled or not.
@@ -115,17 +121,25 @@ class HyperparameterVariable(keras.Variable):  # type: ignore[misc]
         Raises:
             HyperparameterError: the number is not allowed; the old one is kept.
         """
-        if in_program():
+        if self.owner.optimizer.applying:  # Keras chooses between old and new state on JAX
+            self.put(value)
+        elif in_program():
             self.owner.set_in_program(value)
+        elif self.donated:  # nobody can tell what it was
+            number = self.owner.declared.check(plain_number(value, self.owner), self.owner.where)
+            self.put(number)
+            self.owner.seen = number
         elif _by_trainer() or self.owner.is_own_state(value):
             self.put(value)
         else:
             self.owner.set(plain_number(value, self.owner), "assignment")
         return self.value
 
+    @as_it_is
     def assign_add(self, value: Any) -> Any:
         return self.assign(self.value + value)
 
+    @as_it_is
     def assign_sub(self, value: Any) -> Any:
         return self.assign(self.value - value)
 
@@ -136,6 +150,16 @@ class HyperparameterVariable(keras.Variable):  # type: ignore[misc]
 
             value = convert_element_type(value, self.dtype)
         super().assign(value)
+
+
+def stored_dtype() -> str:
+    """The type of a hyperparameter's Variable: never a 16-bit one, in which 0.999 is 1."""
+    wide = keras.config.floatx() == "float64"
+    if wide and keras.backend.backend() == "jax":
+        import jax
+
+        wide = bool(jax.config.jax_enable_x64)
+    return "float64" if wide else "float32"
 
 
 def in_program() -> bool:
@@ -153,10 +177,12 @@ def _by_trainer() -> bool:
     """Whether Keras's trainer on JAX writes its state back: values that were checked before."""
     if keras.backend.backend() != "jax":
         return False
+    from keras.src.backend.jax.trainer import JAXTrainer
+
     frame: Any = sys._getframe(2)
+    code = JAXTrainer.jax_state_sync.__code__
     return any(
-        caller is not None and caller.f_code.co_name == "jax_state_sync"
-        for caller in (frame, frame.f_back)
+        caller is not None and caller.f_code is code for caller in (frame, frame.f_back)
     )
 
 
@@ -172,7 +198,9 @@ def plain_number(value: Any, owner: Hyperparameter) -> Any:
         hasattr(value, "dtype") and not callable(value) and not isinstance(value, type)
     ):
         array = numpy.asarray(value) if isinstance(value, (list, tuple)) else on_host(value)
-        if array.size != 1 or array.dtype.kind not in "iuf" and str(array.dtype) != "bfloat16":
+        if array.size != 1 or (
+            array.dtype.kind not in "iuf" and str(array.dtype) != "bfloat16"
+        ):
             raise HyperparameterError(
                 f"{owner.where} is {value!r:.80}; allowed is one number: "
                 f"{owner.declared.allowed()}"
@@ -199,17 +227,18 @@ class Hyperparameter:
         self.full, self.native, self.label = full, native, label
         self.driver: Any = None
         self.target: Hyperparameter | None = None  # of a `ref`
-        self._known: tuple[Any, Any, float] = (None, None, 0.0)
+        self._known: tuple[Any, float] = (None, 0.0)
         value = check_value(declared, as_driver(value), self.where)
         if not is_number(value) and not is_scalar_array(value):
             self.driver = value
         first = 0.0 if isinstance(value, Ref) else value
         if self.driver is not None and not isinstance(value, Ref):
             first = number_of(value(0))
+        first = number_of(first) if is_scalar_array(first) else float(first)
+        if not isinstance(value, Ref):
+            self.check_stored(first)
         with backend.name_scope(optimizer.name, caller=optimizer):
-            self.variable = HyperparameterVariable(
-                self, number_of(first) if is_scalar_array(first) else float(first), native
-            )
+            self.variable = HyperparameterVariable(self, first, native)
         if label:
             self.variable._path = f"{optimizer.name}/{label}/{native}"
         self.seen = self.number if self.driver is None else None
@@ -231,17 +260,34 @@ class Hyperparameter:
     def number(self) -> float:
         """The number that the Variable holds, as it was written: 0.999, not its float32."""
         held = self.variable._value
-        version = getattr(held, "_version", None)  # torch's count of writes
-        if version is None or self._known[:2] != (id(held), version):
-            self._known = id(held), version, number_of(self.variable.value)
-        return self._known[2]
+        raw = float(held) if keras.backend.backend() == "torch" else None
+        if raw is None or raw != self._known[0]:
+            self._known = raw, number_of(self.variable.value)
+        return self._known[1]
+
+    def check_stored(self, number: float) -> None:
+        """Raise unless what the Variable will hold of a number is allowed, too.
+
+        Raises:
+            HyperparameterError: rounding leads out of the bounds, to infinity, or to 0.
+        """
+        with numpy.errstate(over="ignore", under="ignore"):
+            rounded = float(numpy.dtype(stored_dtype()).type(number))
+        if not self.declared.fits(rounded) or (rounded == 0.0) != (number == 0.0):
+            raise HyperparameterError(
+                f"{self.where} is {number!r}, which {stored_dtype()} rounds to {rounded!r}; allowed "
+                f"is {self.declared.allowed()}: give a number that it can hold"
+            )
 
     def at(self, updates: int) -> float:
         """The number of the update after ``updates`` completed ones, on the host."""
         if self.target is not None:
             return self.target.at(updates)
         if self.driver is None:
-            return self.number
+            number = self.number
+            if not self.declared.fits(number):  # written past `assign`
+                self.declared.check(number, self.where)
+            return number
         number = number_of_call(self.driver, self.count_of(self.driver, updates))
         if not self.declared.fits(number):
             self.declared.check(number, f"{self.where} from {self.driver!r} at step {updates}")
@@ -293,7 +339,10 @@ class Hyperparameter:
         driver, updates = self.target or self, self.optimizer.updates
         if isinstance(driver.driver, WithoutCount):
             return True
-        known = [driver.number, driver.at(updates), driver.at(max(updates - 1, 0))]
+        known = [driver.number]
+        if driver.driver is not None:
+            counts = [driver.count_of(driver.driver, max(u, 0)) for u in (updates, updates - 1)]
+            known += [number_of_call(driver.driver, count) for count in counts]
         if not any(numpy.isclose(float(value), one, rtol=1e-5) for one in known):
             raise HyperparameterError(
                 f"{self.where} follows {self.driver!r}, and {float(value):g} is not what that "
@@ -313,25 +362,32 @@ class Hyperparameter:
         self.optimizer.before_write()
         old = self.shown()
         if is_number(checked):
-            self.variable.put(float(checked))
+            self.check_stored(float(checked))
+        before = self.driver, self.target
+        number = self.number
+        try:
+            self._set_checked(checked)
+        except Exception:
+            self.driver, self.target = before
+            self.variable.put(number)
+            self.optimizer.core.resolve_refs()
+            raise
+        self.optimizer.changed(self, old, source, reason)
+
+    def _set_checked(self, value: Any) -> None:
+        if is_number(value):
+            self.variable.put(float(value))
             self.seen = self.number
             if self.driver is not None:
                 self.driver = self.target = None
                 self.optimizer.restructured(f"{self.where} is a number")
             elif self.lacks_slots():
                 self.optimizer.restructured(f"{self.where} needs more slots")
-        else:
-            before = self.driver, self.target
-            self.driver, self.target = checked, None
-            try:
-                self.optimizer.core.resolve_refs()
-                number = self.at(self.optimizer.updates)
-            except Exception:
-                self.driver, self.target = before
-                raise
-            self.variable.put(number)
-            self.optimizer.restructured(f"{self.where} follows {checked!r}")
-        self.optimizer.changed(self, old, source, reason)
+            return
+        self.driver, self.target = value, None
+        self.optimizer.core.resolve_refs()
+        self.variable.put(self.at(self.optimizer.updates))
+        self.optimizer.restructured(f"{self.where} follows {value!r}")
 
     def set_in_program(self, value: Any) -> None:
         """Write a number each time that a compiled program runs, in which this is called.

@@ -16,17 +16,25 @@ WIDE = "float64"
 
 
 def decimal(xp: Any, x: Any) -> Any:
-    """The decimal number of seven digits that a float32 stands for, in float64.
+    """The shortest decimal number that a float32 stands for, in float64.
 
     A hyperparameter's Variable is float32, as Keras's own are: 1 - 0.999 formed from that would
-    be off by 1.3e-5. Rounded to seven digits, 0.999 is again the 0.999 that was written.
+    be off by 1.3e-5. Of the decimals of six to nine digits the first that rounds to the float32
+    is taken: 0.999 is again the 0.999 that was written. A float64 stays what it is.
     """
     value = xp.wide(x)
-    size = xp.maximum(xp.abs(value), 1e-37)
-    place = 6.0 - xp.floor(xp.log(size) / math.log(10.0))
+    if "float64" in str(x.dtype):
+        return value
+    size = xp.maximum(xp.abs(value), 1e-50)
+    place = 5.0 - xp.floor(xp.log(size) / math.log(10.0))
     big = xp.power(10.0, xp.maximum(place, 0.0))
     small = xp.power(10.0, xp.maximum(-place, 0.0))
-    return xp.round(value * big / small) * small / big
+    made = value
+    for more in (1000.0, 100.0, 10.0, 1.0):  # from nine digits to six
+        digits = xp.round(value * big * more / small) * small / (big * more)
+        same = xp.wide(xp.cast(digits, "float32")) == value
+        made = xp.where(same, digits, made)
+    return value + xp.constant(made - value)
 
 
 @cache
@@ -84,6 +92,10 @@ def _jax() -> Any:
         def any(self, x: Any) -> Any:
             return jnp.any(x)
 
+        def constant(self, x: Any) -> Any:
+            """The same array, which derivatives take for a constant."""
+            return jax.lax.stop_gradient(x)
+
         def settled(self, values: Any) -> Any:
             """The same numbers, which XLA computes once and not again for every element.
 
@@ -107,7 +119,10 @@ def _jax() -> Any:
                 high = numpy.float32(value)
                 return numpy.array([high, value - float(high)], numpy.float32)
 
-            high, low = self.wide(jax.pure_callback(on_host, halves, count.astype("int32")))
+            made = jax.pure_callback(
+                on_host, halves, count.astype("int32"), vmap_method="sequential"
+            )
+            high, low = self.wide(made)
             return high + low
 
     return JaxNamespace()
@@ -142,6 +157,10 @@ def _torch() -> Any:
         @staticmethod
         def settled(values: Any) -> Any:
             return values
+
+        @staticmethod
+        def constant(x: Any) -> Any:
+            return x
 
         @staticmethod
         def called(function: Callable[[int], float], count: Any) -> Any:
@@ -238,6 +257,9 @@ def _tensorflow() -> Any:
 
         def settled(self, values: Any) -> Any:
             return values
+
+        def constant(self, x: Any) -> Any:
+            return tf.stop_gradient(x)
 
         def called(self, function: Callable[[int], float], count: Any) -> Any:
             """A Python function of the step, called on the host when the step runs."""

@@ -38,12 +38,14 @@ def torch_update(
     by_name = {name: value for name, value in extras.items() if isinstance(value, Mapping)}
     inputs = [[pair.grad for pair in pairs]]
     inputs += [[_given(of, one.index) for one in parameters] for of in by_name.values()]
+    inputs = [[*map(_in_order, some)] for some in inputs]
     if written is None or not all(_suits(written.params, some) for some in inputs):
         return None
     grads, slots = inputs.pop(0), written.slots
     updates = int(optimizer.iterations)
+    known = {id(cell): cell.at(updates) for cell in optimizer.core.cells if cell.target is None}
     values = [
-        {full: cell.at(updates) for full, cell in group.cells.items()}
+        {full: known[id(cell.target or cell)] for full, cell in group.cells.items()}
         for group in optimizer.core.groups
     ]
     begun = None if optimizer.core.begun is None else _tensor(optimizer.core.begun).tolist()
@@ -61,11 +63,13 @@ def torch_update(
         min(threads(), torch.get_num_threads()), lambda: bump(written.tensors),
     )  # fmt: skip
     if done:
-        _commit(optimizer, prepared, step)
+        _commit(optimizer, prepared, step, known)
     return Fused(None if done else 1.0)
 
 
-def _commit(optimizer: Optimizer, prepared: Prepared, step: Step) -> None:
+def _commit(
+    optimizer: Optimizer, prepared: Prepared, step: Step, known: Mapping[int, float]
+) -> None:
     """What stands beside the arrays: optimizer-wide slots, flags, schedules' numbers."""
     core = optimizer.core
     for key, variable in core.shared.items():
@@ -74,11 +78,17 @@ def _commit(optimizer: Optimizer, prepared: Prepared, step: Step) -> None:
         begun = _tensor(core.begun).detach()
         begun[[core.flags[key] for key in prepared.fresh]] = 1.0
         optimizer.kernels.begun(prepared)
-    for number, group in enumerate(core.groups):
-        for full, cell in group.cells.items():
-            if cell.driver is not None:
-                cell.variable.put(step.values[number][full])
-                note_call(cell, step.updates, step.values[number][full])
+    for cell in core.cells:
+        if cell.driver is not None:
+            number = known[id(cell.target or cell)]
+            cell.variable.put(number)
+            note_call(cell, step.updates, number)
+
+
+def _in_order(array: Any) -> Any:
+    """An array in the order of its axes: the kernel reads no other."""
+    plain = not isinstance(array, torch.Tensor) or array.layout is not torch.strided
+    return array if plain or array.is_contiguous() else array.contiguous()
 
 
 def _given(arrays: Mapping[int, Any], index: int) -> Any:
@@ -101,30 +111,26 @@ class _Written:
     count: int  # of parameters, which come first
     tensors: list[Any]
     where: Any
+    dtypes: list[Any]
 
     @classmethod
     def of(cls, kernels: Kernels, parameters: Sequence[Parameter]) -> _Written | None:
-        """Those of these parameters; None if the kernel cannot write them as they lie.
-
-        What was seen fit stays so as long as the same tensors lie at the same places.
-        """
+        """Those of these parameters; None if the kernel cannot write them as they lie."""
         known: _Written | None = kernels.written.get(len(parameters))
         if known is None or not all(
             map(is_, (one.variable for one in parameters), known.variables)
         ):
             variables = [one.variable for one in parameters]
             slots = [slot for one in parameters for slot in one.slots.values()]
-            known = cls([*variables, *slots], len(parameters), [], None)
+            known = cls([*variables, *slots], len(parameters), [], None, [])
         tensors = [*map(_tensor, known.variables)]
-        where = _addresses(tensors)
-        if (
-            len(tensors) != len(known.tensors)
-            or not all(map(is_, tensors, known.tensors))
-            or not numpy.array_equal(where, known.where)
-        ):
-            if not all(map(_plain, tensors)):
-                return None
-            known.tensors, known.where = tensors, where
+        if not all(map(_plain, tensors)):
+            return None
+        where, dtypes = _addresses(tensors), [tensor.dtype for tensor in tensors]
+        if dtypes != known.dtypes or not numpy.array_equal(where, known.where):
+            if not all(map(_as_known, tensors, known.variables)):
+                return None  # its type or shape is no longer what Keras has on record
+        known.tensors, known.where, known.dtypes = tensors, where, dtypes
         kernels.written[len(parameters)] = known
         return known
 
@@ -154,6 +160,12 @@ def _suits(params: Sequence[Any], arrays: Sequence[Any]) -> bool:
         and _plain(array)
         for array, param in zip(arrays, params, strict=True)
     )
+
+
+def _as_known(tensor: Any, variable: Any) -> bool:
+    """Whether a tensor has the type and shape that Keras has on record for its Variable."""
+    dtype = str(keras.backend.standardize_dtype(variable.dtype))
+    return str(tensor.dtype) == f"torch.{dtype}" and tuple(tensor.shape) == tuple(variable.shape)
 
 
 def _plain(tensor: Any) -> bool:
