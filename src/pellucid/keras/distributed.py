@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-__all__ = ["distributed", "local", "scope"]
+__all__ = ["distributed", "local", "one_copy", "scope"]
 
 
 def distributed() -> bool:
@@ -24,7 +24,11 @@ def distributed() -> bool:
 
 
 def local(variable: Any) -> Any:
-    """What is written where a Variable is to be written: in a replica, the replica's own copy."""
+    """What is written where a Variable is to be written: in a replica, the replica's own copy.
+
+    Raises:
+        RuntimeError: the strategy does not tell which replica it is.
+    """
     if not distributed():
         return variable
     import tensorflow as tf
@@ -34,7 +38,20 @@ def local(variable: Any) -> Any:
         return variable
     held = variable.value if isinstance(variable, keras.Variable) else variable
     copies = context.strategy.experimental_local_results(held)
-    return copies[int(context.replica_id_in_sync_group) % len(copies)]
+    replica = tf.get_static_value(context.replica_id_in_sync_group)
+    if replica is None:
+        raise RuntimeError(
+            f"{type(context.strategy).__name__} does not say which replica is traced, so its own "
+            "copies are not known: use tf.distribute.MirroredStrategy"
+        )
+    return copies[int(replica) % len(copies)]
+
+
+def one_copy(variable: Any) -> Any:
+    """Of a variable that each replica has a copy of, one; NumPy takes the whole for an object."""
+    if hasattr(variable, "values") and hasattr(variable, "distribute_strategy"):
+        return variable.values[0]
+    return variable
 
 
 def scope(optimizer: Any) -> Any:

@@ -40,7 +40,7 @@ __all__ = [
 
 
 def as_it_is(function: Any) -> Any:
-    """A method that a user's `tf.function` calls as it is: TensorFlow rewrites the code of others."""
+    """A method that a user's `tf.function` calls as it is: TensorFlow rewrites others."""
     if keras.backend.backend() != "tensorflow":
         return function
     import tensorflow as tf

@@ -18,6 +18,7 @@ from pellucid.changes import Journal
 from pellucid.compose import Composed, flatten, transformers_of
 from pellucid.declare import HyperparameterError, Slot
 from pellucid.keras.arguments import ALIASES, with_arguments
+from pellucid.keras.checks import check_arguments, check_gradients, check_variables
 from pellucid.keras.core import Core, Group, Parameter, Setting, path_of
 from pellucid.keras.distributed import scope
 from pellucid.keras.files import Beside, save
@@ -92,6 +93,11 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     ) -> None:
         flatten(stage)
         _check_own(seed, gradient_transformers)
+        check_arguments(
+            type(self).__name__, groups, ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency, loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+        )  # fmt: skip
         _check_lazy(sparse, gradient_accumulation_steps)
         if name is None:
             own = type(self).__name__ != "Optimizer"
@@ -387,6 +393,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         if self.built:
             return
         listed = list(variables)
+        check_variables(listed)
         with outside_of_graphs(), scope(self):
             self.core.build(listed)
             super().build(listed)
@@ -506,6 +513,11 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             extras: what the stages declare with `extra`, by name: a number, or a list of arrays
                 in the order of the variables that the optimizer was built with.
         """
+        check_gradients(grads, self._owners(trainable_variables))
+        grads = [
+            keras.ops.convert_to_tensor(grad) if isinstance(grad, numpy.ndarray) else grad
+            for grad in grads
+        ]
         calls, thread = self._calls.what, threading.get_ident()
         call = calls[thread] = _Call(self._checked_extras(extras))
         try:
@@ -514,6 +526,29 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                 self._uncount(call.veto, 1)
         finally:
             del calls[thread]
+
+    def _owners(self, variables: Any) -> list[Any]:
+        """The variables that gradients are for: all of them, unless some are given."""
+        return list(self._trainable_variables if variables is None else variables)
+
+    def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
+        """Spare variables the weight decay: these, or those in whose path a name occurs.
+
+        Raises:
+            ValueError: the optimizer is built already, and so are its groups.
+        """
+        if self.built:
+            raise ValueError(
+                f"{self.name} is built: call exclude_from_weight_decay before, or set the decay "
+                "of a group, given with groups={pattern: {'weight_decay': ...}}"
+            )
+        super().exclude_from_weight_decay(var_list, var_names)
+
+    @property
+    def applying(self) -> bool:
+        """Whether this thread is inside of `apply`."""
+        calls = self.__dict__.get("_calls")
+        return calls is not None and threading.get_ident() in calls.what
 
     def _as_given(self, grads: Any, variables: Any) -> Any:
         """Gradients that Keras can divide by its scale and add up."""
@@ -611,15 +646,16 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         return self._kernel.what  # type: ignore[no-any-return]
 
     def _numbers(self, extras: Mapping[str, Any]) -> dict[str, Any]:
-        from pellucid.keras.namespaces import namespace
+        from pellucid.keras.namespaces import namespace, wide_scalars
 
         xp = namespace()
-        return {
-            name: value if isinstance(value, dict) else xp.number(
-                xp.wide(keras.ops.convert_to_tensor(value))
-            )
-            for name, value in extras.items()
-        }  # fmt: skip
+        with wide_scalars():
+            return {
+                name: value if isinstance(value, dict) else xp.number(
+                    xp.wide(keras.ops.convert_to_tensor(value))
+                )
+                for name, value in extras.items()
+            }  # fmt: skip
 
     def _transformed(self, pairs: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
         """Pairs after the plain functions, matched by identity."""

@@ -84,7 +84,7 @@ def _checked(grad: Any, variable: Any, shape: tuple[int, ...]) -> tuple[Any, Any
     if not shape:
         raise ValueError(f"the gradient of {name!r} has rows, and the variable has none")
     fits = grad.values.shape[1:].is_compatible_with(shape[1:])
-    if not fits or not grad.indices.shape.rank in (None, 1):
+    if not fits or grad.indices.shape.rank not in (None, 1):
         raise ValueError(
             f"the gradient of {name!r} has rows of shape {tuple(grad.values.shape[1:])}, numbered "
             f"by {grad.indices.shape}; allowed are rows of shape {shape[1:]}, numbered by a list"

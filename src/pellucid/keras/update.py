@@ -6,6 +6,7 @@ fused kernel can run instead, `pellucid.keras.kernels` does.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -99,9 +100,19 @@ def traced_update(
         sleepers = [*optimizer.core.sleepers().items()]
         new, veto = update.chosen(sleepers, frozenset())
         veto = update._vetoed(veto)
-        update.write(new, veto)
-        keep_numbers(optimizer, numbers)
+        with _after([pair.grad for pair in pairs]):
+            update.write(new, veto)
+            keep_numbers(optimizer, numbers)
         return veto
+
+
+def _after(values: Sequence[Any]) -> Any:
+    """A context in which TensorFlow writes only once these are known: a check may fail in one."""
+    if keras.backend.backend() != "tensorflow":
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    return tf.control_dependencies([*values])
 
 
 def keep_numbers(optimizer: Optimizer, numbers: Numbers) -> None:
