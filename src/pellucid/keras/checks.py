@@ -99,10 +99,11 @@ def check_gradients(grads: Any, variables: Sequence[Any]) -> None:
 
 
 def _check_gradient(grad: Any, variable: Any) -> None:
-    held = getattr(variable, "_value", None)
-    if hasattr(grad, "dtype") and grad.dtype == getattr(held, "dtype", None):
-        if grad.shape == held.shape:
-            return  # as nearly always
+    held: Any = getattr(variable, "_value", None)
+    if hasattr(grad, "dtype") and grad.dtype == getattr(held, "dtype", None) and (
+        grad.shape == held.shape
+    ):
+        return  # as nearly always
     shape = getattr(grad, "shape", None)
     if shape is None or not hasattr(grad, "dtype"):
         raise TypeError(

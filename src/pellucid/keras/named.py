@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from pellucid.compose import Pipeline
+from pellucid.keras.checks import check_names
 from pellucid.keras.config import config_of, revived_argument, with_values
 from pellucid.keras.hypers import as_driver
 from pellucid.keras.names import CLASSES, keras_arguments, names_of
@@ -56,6 +57,7 @@ def _named(name: str, rule: type[Rule]) -> type[Optimizer]:
     own = {key: names.canonical(key)[0] for key in signature.parameters if names.canonical(key)}
 
     def __init__(self: Optimizer, *args: Any, **kwargs: Any) -> None:
+        check_names(name, kwargs, [*signature.parameters])
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
