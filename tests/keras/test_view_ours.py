@@ -255,6 +255,7 @@ def test_split_in_fit_equals_groups_from_the_start() -> None:
 
     train(twin, [At(b2=same)])
     close(model, twin)
+    view["dense/*/nesterov"] = True
     optimizer.learning_rate = 0.2
     assert view["lr"] == {"group 0/learning_rate": 0.2, "dense/*/learning_rate": 0.001}
     view.split("dense/bias")  # a part of the part has what that has
@@ -265,6 +266,9 @@ def test_split_in_fit_equals_groups_from_the_start() -> None:
     again.build(model.trainable_variables)
     assert pellucid.view(again).groups == view.groups
     assert pellucid.view(again)["lr"] == view["lr"]
+    assert pellucid.view(again)["nesterov"] == {
+        "group 0/nesterov": False, "dense/*/nesterov": True, "dense/bias/nesterov": True
+    }  # fmt: skip
     train(model)
 
 
@@ -357,6 +361,13 @@ def test_loss_scale_optimizer_and_lists() -> None:
     }  # fmt: skip
 
 
+class Forgetful:
+    """A function of the step that no file can hold."""
+
+    def __call__(self, step: Any) -> float:
+        return 0.1
+
+
 def test_measure_statistics_and_warnings() -> None:
     optimizer = pellucid.keras.SGD(0.1)
     model = model_of(optimizer)
@@ -372,6 +383,9 @@ def test_measure_statistics_and_warnings() -> None:
     optimizer.learning_rate = 0.0
     assert [one.kind for one in view.warnings()] == ["still"]
     optimizer.learning_rate = lambda step: 0.1 / (1 + step)
+    assert view.warnings() == []
+    optimizer.learning_rate = Forgetful()
+    assert [one.kind for one in view.warnings()] == ["unsaved"]
     other = pellucid.keras.SGD(0.1)
     other.build(model.trainable_variables[:2])
     lost = [one.where for one in pellucid.view(other, model=model).warnings()]

@@ -7,6 +7,7 @@ A group that shares a hyperparameter with others gets its own when it alone is w
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -80,7 +81,9 @@ class KerasHostSource:
         """ValueError if a file cannot hold what drives a value."""
         from pellucid.keras.config import plain_setting
 
-        plain_setting(group.setting(full))
+        with warnings.catch_warnings():  # of a lambda Keras warns when it is saved
+            warnings.simplefilter("ignore")
+            plain_setting(group.setting(full))
 
     # -- groups ----------------------------------------------------------------------------
 

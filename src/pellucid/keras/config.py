@@ -12,7 +12,7 @@ import keras
 from pellucid.compose import Chain, Composed, Route, composed_from_config
 from pellucid.declare import FOREIGN, Foreign, plain_value, revive
 from pellucid.keras.arguments import ALIASES, decays
-from pellucid.keras.hypers import Choice, Hyperparameter, WithoutCount
+from pellucid.keras.hypers import Choice, WithoutCount
 from pellucid.ops import is_number
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def all_values(optimizer: Optimizer) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for group in [*optimizer.core.branches, *optimizer.core.groups]:
         for setting in group.settings.values():
-            if isinstance(setting, Hyperparameter) and setting.label:
+            if setting.label:
                 found[f"{setting.label}/{setting.native}"] = plain_setting(setting)
     return found
 
