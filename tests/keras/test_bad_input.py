@@ -287,3 +287,15 @@ def test_variables_of_other_types() -> None:
         optimizer.build([variable()])
     with pytest.raises(ValueError, match="'a' is given twice"):
         pellucid.keras.SGD(0.25).build([one := variable(), one])
+
+
+def test_a_subclass_may_have_attributes_of_its_own() -> None:
+    class Own(pellucid.keras.Adam):  # type: ignore[name-defined, misc]
+        def __init__(self, threshold: float) -> None:
+            super().__init__(1e-3)
+            self.threshold = threshold
+
+    optimizer = Own(0.5)
+    assert optimizer.threshold == 0.5
+    optimizer.threshold = 0.25
+    assert optimizer.threshold == 0.25

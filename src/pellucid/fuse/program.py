@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import linecache
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -124,6 +125,7 @@ class Program:
         rule = type(self.pipeline.rule).__name__
         filename = f"<pellucid {name} of {rule} {next(_numbers)}>"
         linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+        weakref.finalize(self, linecache.cache.pop, filename, None)
         scope = dict(HOST_NAMES)
         exec(compile(source, filename, "exec"), scope)
         return scope[name]  # type: ignore[no-any-return]

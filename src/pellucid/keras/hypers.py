@@ -275,8 +275,8 @@ class Hyperparameter:
             rounded = float(numpy.dtype(stored_dtype()).type(number))
         if not self.declared.fits(rounded) or (rounded == 0.0) != (number == 0.0):
             raise HyperparameterError(
-                f"{self.where} is {number!r}, which {stored_dtype()} rounds to {rounded!r}; allowed "
-                f"is {self.declared.allowed()}: give a number that it can hold"
+                f"{self.where} is {number!r}, which {stored_dtype()} rounds to {rounded!r}; "
+                f"allowed is {self.declared.allowed()}: give a number that it can hold"
             )
 
     def at(self, updates: int) -> float:

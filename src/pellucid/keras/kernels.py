@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import numpy
 
@@ -54,18 +55,17 @@ class Kernels:
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer, self.core = optimizer, optimizer.core
         self._prepared: dict[Any, Prepared] = {}
-        self._calls: list[Any] = []
+        self._calls: WeakSet[Any] = WeakSet()
         self.written: dict[int, Any] = {}  # by the number of parameters: see `torch_kernel`
 
     def keep(self, call: Any) -> None:
-        """Hold what graphs call, as long as the optimizer's structure stays."""
-        self._calls.append(call)
+        """Know what a graph calls; the graph holds it."""
+        self._calls.add(call)
 
     def retire(self) -> None:
         """The optimizer's structure has changed: graphs that call must say so."""
         for call in self._calls:
-            call.retired = True
-        self.optimizer.structure.retired.extend(self._calls)
+            call.retire()
 
     def begun(self, prepared: Prepared) -> None:
         """The first update of some slots was done: the launch is for no other."""
@@ -104,11 +104,10 @@ class Kernels:
         key = (indices, asleep, new, rooms)
         kept = self._prepared.get(key)
         if kept is None:
-            while len(self._prepared) >= KEPT:
-                del self._prepared[next(iter(self._prepared))]
-            kept = self._prepared[key] = self._made(
-                list(parameters), asleep, new, dict(rooms)
-            )
+            kept = self._made(list(parameters), asleep, new, dict(rooms))
+        if next(reversed(self._prepared), None) != key:  # the last used is the last to go
+            others = [(k, one) for k, one in self._prepared.items() if k != key]
+            self._prepared = dict([*others[1 - KEPT :], (key, kept)])
         return kept
 
     def _made(

@@ -243,10 +243,17 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
                     f"{self.name} was made without {name}, so {name}={value!r} cannot be set; "
                     f"give it to the constructor, {name}={value!r}, or a stage to chain(...)"
                 )
-        elif name in self.__dict__ or hasattr(type(self), name):
+        elif name in self.__dict__ or hasattr(type(self), name) or self._may_have(name):
             super().__setattr__(name, value)
         else:
             raise AttributeError(self._unknown(name))
+
+    def _may_have(self, name: str) -> bool:
+        """Whether a new attribute is a user's subclass's own, and no slip of the pen."""
+        users = type(self).__module__.partition(".")[0] != "pellucid"
+        return users and not difflib.get_close_matches(
+            name.lower(), [*self._known(), "lr"], n=1
+        )
 
     def _set_live(
         self, name: str, value: Any, source: str = "assignment", reason: str = ""

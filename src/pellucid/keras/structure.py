@@ -33,7 +33,6 @@ class Structure:
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
         self.changes: list[str] = []
-        self.retired: list[Any] = []  # what older graphs call, which must be there to complain
         self._count: Any = None  # TensorFlow's own Variable; no part of any file
         self._shape: _Shape | None = None
 

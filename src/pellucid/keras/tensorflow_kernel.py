@@ -68,7 +68,14 @@ class _Call:
         self.optimizer = optimizer
         self.retired, self.since = False, len(optimizer.structure.changes)
         if not tf.executing_eagerly():  # a graph will call it again
+            _hold(self)
             self.kernels.keep(self)
+
+    def retire(self) -> None:
+        """The optimizer's structure has changed: from now on only complain."""
+        self.retired = True
+        self.kernels = self.core = None  # type: ignore[assignment]
+        self.parameters, self.cells = [], []
 
     def run(
         self,
@@ -234,3 +241,11 @@ def _fit(params: Sequence[Any], shapes: Sequence[Any], inputs: Sequence[Sequence
         for some in inputs
         for one, param, shape in zip(some, params, shapes, strict=True)
     )
+
+
+def _hold(call: _Call) -> None:
+    """Have a call live as long as a graph in which it stands: a branch's own may be gone before."""
+    graph: Any = tf.compat.v1.get_default_graph()
+    while getattr(graph, "building_function", False):
+        graph.add_to_collection("pellucid_calls", call)
+        graph = graph.outer_graph

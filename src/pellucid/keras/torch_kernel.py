@@ -127,9 +127,9 @@ class _Written:
         if not all(map(_plain, tensors)):
             return None
         where, dtypes = _addresses(tensors), [tensor.dtype for tensor in tensors]
-        if dtypes != known.dtypes or not numpy.array_equal(where, known.where):
-            if not all(map(_as_known, tensors, known.variables)):
-                return None  # its type or shape is no longer what Keras has on record
+        same = dtypes == known.dtypes and numpy.array_equal(where, known.where)
+        if not same and not all(map(_as_known, tensors, known.variables)):
+            return None  # a type or shape is no longer what Keras has on record
         known.tensors, known.where, known.dtypes = tensors, where, dtypes
         kernels.written[len(parameters)] = known
         return known
