@@ -13,6 +13,8 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
 EXTRAS_numpy := demo
 EXTRAS_torch := demo,torch
 EXTRAS_keras := demo,keras
+# What the tests run with; a newer one may bring gigabytes of CUDA.
+PINS_torch := 'torch==2.13.0'
 # The demo's stamp: in Keras, one for each backend that was asked for.
 DEMO := $(if $(EXTRAS_$(FRAMEWORK)),$(FRAMEWORK),numpy)
 DEMO := $(if $(filter keras,$(DEMO)),keras-$(or $(KERAS_BACKEND),any),$(DEMO))
@@ -46,7 +48,7 @@ $(BIN)/python:
 
 $(VENV)/.demo-%: pyproject.toml | $(BIN)/python
 	@echo "Installing what the demo needs into $(VENV)"
-	@$(PIP) --editable '.[$(EXTRAS_$*)]'
+	@$(PIP) --editable '.[$(EXTRAS_$*)]' $(PINS_$*)
 	@touch $@
 
 # Keras itself, then the backend that it is to run on, which it knows only then.
@@ -54,7 +56,9 @@ $(VENV)/.demo-keras-%: pyproject.toml | $(BIN)/python
 	@echo "Installing what the demo needs into $(VENV)"
 	@$(PIP) --editable '.[$(EXTRAS_keras)]'
 	@backend=$$($(BIN)/python -m pellucid.demo.keras_backend) && \
-		echo "Installing Keras's backend $$backend" && $(PIP) --editable ".[$$backend]"
+		echo "Installing Keras's backend $$backend" && \
+		if [ $$backend = torch ]; then $(PIP) --editable '.[torch]' $(PINS_torch); \
+		else $(PIP) --editable ".[$$backend]"; fi
 	@touch $@
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
