@@ -126,7 +126,7 @@ class History:
             or latest.change.schedule is not None
             or type(value) not in (float, int)
             # a program that writes a value at each step; single writes are entries of their own
-            or (source == ADJACENT and step != latest.points.steps[-1] + 1)
+            or (source in ADJACENT and step != latest.points.steps[-1] + 1)
         ):
             return False
         self._extend(latest, step, value)

@@ -14,8 +14,8 @@ from typing import Any
 
 __all__ = ["Change", "Key", "Points", "Record"]
 
-ADJACENT = "direct write"
-MERGED = ("framework scheduler", ADJACENT)
+ADJACENT = ("direct write", "assignment")
+MERGED = ("framework scheduler", *ADJACENT)
 """Sources that change a value at each step: a run of them is one entry."""
 
 Key = tuple[str, str]  # group, name

@@ -46,6 +46,10 @@ def state_of(leaf: Leaf) -> State:
     trained = list(getattr(optimizer, "_trainable_variables", ()))
     slots: list[dict[str, Any]] = [{} for _ in trained]
     known = {id(one) for one in trained}
+    if hasattr(optimizer, "get_slot_names"):  # the API of before Keras 3
+        for own, one in zip(slots, trained, strict=True):
+            own.update(optimizer._slots.get(optimizer._var_key(one), {}))
+            known.update(map(id, own.values()))
     for attribute, held in _lists(optimizer, len(trained), known):
         native = _native(attribute, held, trained)
         for own, one in zip(slots, held, strict=True):

@@ -107,8 +107,9 @@ def own_values(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def all_values(optimizer: Optimizer) -> dict[str, Any]:
-    """Values by path, with those of routes' branches and of groups."""
-    found: dict[str, Any] = {}
+    """Values by path, with those of routes' branches and of groups, also of groups to come."""
+    held = {} if optimizer.built else optimizer.core.held
+    found = {path: plain_argument(value, path) for path, value in held.items()}
     for group in [*optimizer.core.branches, *optimizer.core.groups]:
         for setting in group.settings.values():
             if setting.label:

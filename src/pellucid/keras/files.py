@@ -158,6 +158,7 @@ class Beside(KerasSaveable):  # type: ignore[misc]
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = ref(optimizer)
         self.waiting: Waiting | None = None
+        self.written: list[Any] = []  # settings that were written while a load waits
         self.arrays: Any = None  # what TensorFlow's checkpoints find
 
     def _obj_type(self) -> str:

@@ -372,6 +372,7 @@ class Hyperparameter:
             self.variable.put(number)
             self.optimizer.core.resolve_refs()
             raise
+        note_written(self)
         self.optimizer.changed(self, old, source, reason)
 
     def _set_checked(self, value: Any) -> None:
@@ -454,7 +455,14 @@ def number_of_call(driver: Any, updates: int) -> float:
     return float(value) if is_number(value) else number_of(value)
 
 
-@dataclass
+def note_written(setting: Hyperparameter | Choice) -> None:
+    """Remember what is set between a load and the build for which it waits."""
+    beside = setting.optimizer.pellucid
+    if beside.waiting is not None and setting not in beside.written:
+        beside.written.append(setting)
+
+
+@dataclass(eq=False)
 class Choice:
     """An option: a structural choice, plain Python while a step is traced."""
 
@@ -486,6 +494,7 @@ class Choice:
         except Exception:
             self.value = old
             raise
+        note_written(self)
         self.optimizer.changed(self, old, source, reason)
 
     def shown(self) -> Any:

@@ -71,19 +71,36 @@ def load(optimizer: Optimizer, store: Any) -> None:
 def await_build(optimizer: Optimizer, arrays: list[Any] | None, text: Any) -> None:
     """Load now, or when the optimizer is built."""
     optimizer.pellucid.waiting = Waiting(arrays, text)
+    optimizer.pellucid.written.clear()
     if optimizer.built:
         arrive(optimizer)
 
 
 def arrive(optimizer: Optimizer) -> None:
-    """Load what waits for the build, if anything does."""
+    """Load what waits for the build, if anything does; what was set since stays as it was set.
+
+    Raises:
+        ValueError: what differs. The load goes on waiting, so that the next step says it again.
+    """
     beside = optimizer.pellucid
-    waiting, beside.waiting = beside.waiting, None
+    waiting = beside.waiting
     if waiting is not None:
         optimizer.before_write()
-        put(optimizer, checked(optimizer, waiting.arrays, waiting.text))
+        arrival = checked(optimizer, waiting.arrays, waiting.text)
+        later = [(one, _held(one)) for one in beside.written]
+        beside.waiting, beside.written = None, []
+        put(optimizer, arrival)
+        for setting, value in later:
+            setting.set(value, "assignment")
     if beside.arrays is not None:
         beside.arrays.catch_up(told=waiting is not None)
+
+
+def _held(setting: Setting) -> Any:
+    """What a setting was set to."""
+    if isinstance(setting, Choice):
+        return setting.value
+    return setting.number if setting.driver is None else setting.driver
 
 
 def _text_beside(store: Any) -> Any:

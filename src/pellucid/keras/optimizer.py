@@ -520,6 +520,9 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             extras: what the stages declare with `extra`, by name: a number, or a list of arrays
                 in the order of the variables that the optimizer was built with.
         """
+        if self.built and self.pellucid.waiting is not None:
+            with outside_of_graphs():
+                arrive(self)  # it could not at the build, and says so again
         check_gradients(grads, self._owners(trainable_variables))
         grads = [
             keras.ops.convert_to_tensor(grad) if isinstance(grad, numpy.ndarray) else grad
