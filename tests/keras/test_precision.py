@@ -359,3 +359,18 @@ def test_every_takes_part_at_its_steps() -> None:
         assert step.traces <= 2
     model = trained(pellucid.keras.Optimizer(rule))
     differs(model, model_with(pellucid.keras.Optimizer(rule)), 1e-3)
+
+
+@pytest.mark.backends("jax")
+def test_sparse_arrays_of_jax() -> None:
+    """They are taken as what they stand for; "lazy" says that it takes others."""
+    import jax.numpy as jnp
+    from jax.experimental.sparse import BCOO
+
+    rows = jnp.array([[1], [1], [2]])
+    grad = BCOO((jnp.ones((3, 2)), rows), shape=(4, 2))
+    table = keras.Variable(np.zeros((4, 2), "float32"), name="table")
+    pellucid.keras.SGD(1.0).apply([grad], [table])
+    assert on_host(table)[:, 0].tolist() == [0.0, -2.0, -1.0, 0.0]
+    with pytest.raises(TypeError, match="'table' is BCOO: use sparse='dense'"):
+        pellucid.keras.SGD(1.0, sparse="lazy").apply([grad], [table])

@@ -57,7 +57,8 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             the first match wins.
         sparse: what becomes of a gradient of some rows (TensorFlow's IndexedSlices): "dense"
             updates all rows, those without a gradient with a zero; "lazy" reads and moves only
-            the rows that have one.
+            the rows that have one. Duplicate rows are summed first; `gradient_transformers` then
+            get a gradient of all rows, or IndexedSlices in which each row stands once.
         seed: of random numbers, from 0.
         name: the optimizer's; it stands before the names of its variables.
         weight_decay: sets the rule's own where it has one, else adds `decay_weights`.
