@@ -16,9 +16,9 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import keras
 import numpy
 
-import keras
 import pellucid.keras
 from pellucid.fuse.pool import set_num_threads
 
