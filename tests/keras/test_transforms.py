@@ -31,7 +31,7 @@ from reference.gradients import mild_gradients
 from stepper import Stepper
 
 BACKEND = keras.backend.backend()
-HOW = ["interpreted"] if BACKEND == "jax" else ["fused", "interpreted"]
+HOW = {"jax": ["interpreted"], "tensorflow": ["fused"]}.get(BACKEND, ["fused", "interpreted"])
 DTYPES = ["float32"] if BACKEND == "jax" else ["float64", "float32"]
 
 
