@@ -232,6 +232,11 @@ class Core:
         self._split_again()
         self.resolve_refs()
 
+    def clear(self) -> None:
+        """Be as before `build`."""
+        self.shared, self.begun, self.flags = {}, None, {}
+        self.parameters, self.groups = [], []
+
     def _group(
         self, branch: Group, chosen: Any, spared: bool, routed: bool, groups: list[Group]
     ) -> Group:

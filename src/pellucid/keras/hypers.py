@@ -40,7 +40,15 @@ __all__ = [
 
 
 def as_it_is(function: Any) -> Any:
-    """A method that a user's `tf.function` calls as it is: TensorFlow rewrites others."""
+    """A method that compiled code calls as it is.
+
+    A user's `tf.function` rewrites others; `torch.compile` would trace the interpreter, for
+    minutes, instead of calling the fused kernel.
+    """
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch._disable_dynamo(function)  # type: ignore[attr-defined]
     if keras.backend.backend() != "tensorflow":
         return function
     import tensorflow as tf

@@ -73,14 +73,17 @@ def await_build(optimizer: Optimizer, arrays: list[Any] | None, text: Any) -> No
     optimizer.pellucid.waiting = Waiting(arrays, text)
     optimizer.pellucid.written.clear()
     if optimizer.built:
-        arrive(optimizer)
+        try:
+            arrive(optimizer)
+        finally:
+            optimizer.pellucid.waiting = None  # whoever loads is told now
 
 
 def arrive(optimizer: Optimizer) -> None:
     """Load what waits for the build, if anything does; what was set since stays as it was set.
 
     Raises:
-        ValueError: what differs. The load goes on waiting, so that the next step says it again.
+        ValueError: what differs. The load goes on waiting, so that the next build says it again.
     """
     beside = optimizer.pellucid
     waiting = beside.waiting

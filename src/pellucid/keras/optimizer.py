@@ -396,25 +396,42 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
         Raises:
             ValueError: a pattern of ``groups=`` or of a route takes no variable, or a variable
-                is taken by none.
+                is taken by none; or a file that was loaded before does not fit.
         """
         if self.built:
             return
         listed = list(variables)
         check_variables(listed)
-        with outside_of_graphs(), scope(self):
-            self.core.build(listed)
-            super().build(listed)
-            self.built = False
-            self._make_slots()
-            for cell in self.core.cells:
-                if cell.variable is not self._learning_rate:
-                    self._track_variable(cell.variable)
-            self._make_shared()
-            self.structure.make()
-            self.built = True
-            begin(self)
-            arrive(self)
+        before = [*self._variables]
+        try:
+            with outside_of_graphs(), scope(self):
+                self.core.build(listed)
+                super().build(listed)
+                self.built = False
+                self._make_slots()
+                for cell in self.core.cells:
+                    if cell.variable is not self._learning_rate:
+                        self._track_variable(cell.variable)
+                self._make_shared()
+                self.structure.make()
+                self.built = True
+                begin(self)
+                arrive(self)
+        except BaseException:
+            self._take_down(before)
+            raise
+
+    def _take_down(self, kept: list[Any]) -> None:
+        """Be as before a build that failed: another one may follow."""
+        self.built = False
+        known = {id(variable) for variable in kept}
+        for variable in [*self._variables]:
+            if id(variable) not in known:
+                self._untrack_variable(variable)
+        for group in self.core.groups:
+            self.history.initial.pop(group.label, None)
+        self._trainable_variables_indices.clear()
+        self.core.clear()
 
     def _make_slots(self) -> None:
         """Create the slots that should exist and do not."""
@@ -521,9 +538,6 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             extras: what the stages declare with `extra`, by name: a number, or a list of arrays
                 in the order of the variables that the optimizer was built with.
         """
-        if self.built and self.pellucid.waiting is not None:
-            with outside_of_graphs():
-                arrive(self)  # it could not at the build, and says so again
         check_gradients(grads, self._owners(trainable_variables))
         grads = [
             keras.ops.convert_to_tensor(grad) if isinstance(grad, numpy.ndarray) else grad
