@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy
 import torch
 from torch import nn
 
@@ -177,6 +178,7 @@ class Case:
 def _seed(number: int) -> None:
     torch.manual_seed(number)
     random.seed(number)
+    numpy.random.seed(number)  # Kron's
 
 
 def _loss(out: torch.Tensor) -> torch.Tensor:
