@@ -124,11 +124,13 @@ class _Written:
             slots = [slot for one in parameters for slot in one.slots.values()]
             known = cls([*variables, *slots], len(parameters), [], None, [])
         tensors = [*map(_tensor, known.variables)]
-        if not all(map(_plain, tensors)):
-            return None
         where, dtypes = _addresses(tensors), [tensor.dtype for tensor in tensors]
+        if not all(map(torch.Tensor.is_contiguous, tensors)):
+            return None
         same = dtypes == known.dtypes and numpy.array_equal(where, known.where)
-        if not same and not all(map(_as_known, tensors, known.variables)):
+        if not same and not (
+            all(map(_plain, tensors)) and all(map(_as_known, tensors, known.variables))
+        ):
             return None  # a type or shape is no longer what Keras has on record
         known.tensors, known.where, known.dtypes = tensors, where, dtypes
         kernels.written[len(parameters)] = known
