@@ -57,7 +57,8 @@ def test_without_a_write_the_files_values_hold(saved: str) -> None:
     again = model(optimizer)
     again.load_weights(saved)
     again.fit(X, Y, batch_size=16, verbose=0)
-    assert (optimizer.get_config()["learning_rate"], optimizer.get_config()["beta_1"]) == (0.01, 0.9)
+    config = optimizer.get_config()
+    assert (config["learning_rate"], config["beta_1"]) == (0.01, 0.9)
 
 
 def test_what_does_not_fit_is_said_at_each_step(saved: str) -> None:
