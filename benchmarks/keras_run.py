@@ -55,8 +55,7 @@ def step_of(optimizer: Any, grads: Sequence[Any], xla: bool = False) -> Step:
         import tensorflow as tf
 
         tensors = [tf.constant(grad) for grad in grads]
-        compiled = tf.function(lambda some: optimizer.apply(some, owned), jit_compile=xla)
-        return lambda: compiled(tensors)
+        return tf.function(lambda: optimizer.apply(tensors, owned), jit_compile=xla)
     import jax
 
     arrays = [jax.numpy.asarray(grad) for grad in grads]
@@ -115,18 +114,19 @@ def embedding(seconds: float) -> None:
     random = numpy.random.default_rng(0)
     rows = tf.constant(random.integers(0, 1_000_000, 4096))
     values = tf.constant(random.standard_normal((4096, 64), dtype=numpy.float32))
-    steps = {}
-    for name, optimizer in (
-        ("ours", pellucid.keras.Adam(1e-3, sparse="lazy")),
-        ("Keras", keras.optimizers.Adam(1e-3)),
-    ):
+    shape = tf.constant([1_000_000, 64])
+
+    def step_of_rows(name: str, optimizer: Any) -> Step:
         table = keras.Variable(numpy.ones((1_000_000, 64), numpy.float32), name=f"table_{name}")
         optimizer.build([table])
+        return tf.function(
+            lambda: optimizer.apply([tf.IndexedSlices(values, rows, shape)], [table])
+        )
 
-        def step(optimizer: Any = optimizer, table: Any = table) -> None:
-            optimizer.apply([tf.IndexedSlices(values, rows, (1_000_000, 64))], [table])
-
-        steps[name] = tf.function(step)
+    steps = {
+        "ours": step_of_rows("ours", pellucid.keras.Adam(1e-3, sparse="lazy")),
+        "Keras": step_of_rows("Keras", keras.optimizers.Adam(1e-3)),
+    }
     _, times = contest(steps, seconds)
     print(
         f"| {BACKEND} | Adam, 4096 rows of 1 M x 64, lazy | {1000 * times['ours']:.2f} ms | "

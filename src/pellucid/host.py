@@ -20,6 +20,7 @@ from pellucid.fuse.engine import Backend, Engine, Entry, Plan, State, same_layou
 from pellucid.fuse.interpret import NumpyNamespace
 from pellucid.fuse.launch import Step
 from pellucid.fuse.pool import threads
+from pellucid.inputs import check_extras, transformed
 from pellucid.ops import is_number
 
 __all__ = ["Host", "check_patterns"]
@@ -286,14 +287,9 @@ class Host:
 
     def _checked_extras(self, given: Mapping[str, Any]) -> dict[str, Any]:
         wanted = self.extra_inputs()
-        for name in given:
-            if name not in wanted:
-                known = ", ".join(wanted) or "none"
-                raise TypeError(f"step has no input {name!r} (declared by the stages: {known})")
+        check_extras("step", wanted, given)
         checked: dict[str, Any] = {}
         for name, shape in wanted.items():
-            if name not in given:
-                raise TypeError(f"step needs {name}=..., an input that the stages declare")
             if shape == "scalar":
                 try:
                     checked[name] = float(given[name])
@@ -338,12 +334,11 @@ class Host:
         self, gradients: dict[int, Any], params: Mapping[int, Any]
     ) -> dict[int, Any]:
         owner = {id(params[entry.index]): entry for entry in self.entries}
+        names = {identity: entry.name for identity, entry in owner.items()}
         active = [entry.index for entry in self.entries if entry.index in gradients]
         pairs = [(gradients[index], params[index]) for index in active]
-        allowed = {id(param) for _, param in pairs}
         for function in self.transformers:
-            pairs = _checked_pairs(function, list(function(pairs)), allowed, owner)
-            allowed = {id(param) for _, param in pairs}
+            pairs = transformed(function, pairs, lambda param: names.get(id(param)))
         found: dict[int, Any] = {}
         for grad, param in pairs:
             entry = owner[id(param)]
@@ -354,35 +349,6 @@ class Host:
     @abstractmethod
     def _check_array(self, entry: Entry, array: Any, what: str) -> None:
         """Raise if an array does not fit a parameter."""
-
-
-def _checked_pairs(
-    function: Callable[..., Any], pairs: list[Any], allowed: set[int], owner: Mapping[int, Entry]
-) -> list[tuple[Any, Any]]:
-    name = getattr(function, "__name__", repr(function))
-    seen: set[int] = set()
-    kept = []
-    for pair in pairs:
-        if not isinstance(pair, tuple) or len(pair) != 2:
-            raise TypeError(
-                f"the gradient transformer {name} gave {type(pair).__name__}; allowed is a list "
-                "of (gradient, parameter) pairs"
-            )
-        grad, param = pair
-        if id(param) not in allowed:
-            what = repr(owner[id(param)].name) if id(param) in owner else "a foreign array"
-            raise ValueError(
-                f"the gradient transformer {name} gave a pair for {what}, which it was not given: "
-                "keep the parameters that came in, matched by identity"
-            )
-        if id(param) in seen:
-            raise ValueError(
-                f"the gradient transformer {name} gave two pairs for {owner[id(param)].name!r}"
-            )
-        seen.add(id(param))
-        if grad is not None:
-            kept.append((grad, param))
-    return kept
 
 
 def check_patterns(

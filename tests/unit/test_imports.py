@@ -24,7 +24,7 @@ HEAVY = {"numba", "llvmlite", "scipy", "sklearn", *FRAMEWORKS}
 RULE = {"ops", "declare", "rule"}
 JOURNAL = {"journal_records", "journal_table", "journal_history", "changes"}
 CORE = {*RULE, "compose", *JOURNAL, "controls"}
-HOST = {*CORE, "fuse", "host", "rules"}
+HOST = {*CORE, "fuse", "inputs", "host", "rules"}
 
 ARROWS: dict[str, set[str]] = {
     # what a rule is written in
@@ -42,7 +42,8 @@ ARROWS: dict[str, set[str]] = {
     "controls": {*RULE, "compose", "changes"},
     # what runs it
     "fuse": CORE,
-    "host": {*CORE, "fuse"},
+    "inputs": set(),
+    "host": {*CORE, "fuse", "inputs"},
     "numpy": HOST,
     "torch": HOST,
     "keras": {*HOST, "schedules", "transforms"},  # Keras's arguments are stages, schedules traced

@@ -24,7 +24,7 @@ from torch.optim.swa_utils import SWALR
 
 import pellucid
 import pellucid.torch
-import pellucid.torch.handles
+import pellucid.torch.objects
 import pellucid.torch.watch
 from pellucid import Adam, HyperparameterError, Lion, Rule, chain, clip_by_global_norm, ops, route
 from pellucid.rule import extra, hyper
@@ -379,8 +379,8 @@ def test_what_is_done_between_steps_is_seen_at_the_next(name: str, rule: str) ->
 
 LACKING = {
     "torch's functions": [(pellucid.torch.watch, "handles_of")],
-    "Python's": [(pellucid.torch.handles, "_python")],
-    "both": [(pellucid.torch.watch, "handles_of"), (pellucid.torch.handles, "_python")],
+    "Python's": [(pellucid.torch.objects, "_python")],
+    "both": [(pellucid.torch.watch, "handles_of"), (pellucid.torch.objects, "_python")],
 }
 
 
@@ -2097,7 +2097,8 @@ def test_switches_between_torchs_implementations_are_accepted() -> None:
 
 def test_handles_are_used_with_this_release_of_torch() -> None:
     """Else every step would look at each tensor in Python: right, but slow, and silently so."""
-    from pellucid.torch.handles import Objects, handles_of
+    from pellucid.torch.handles import handles_of
+    from pellucid.torch.objects import Objects
 
     with_gradient = torch.nn.Parameter(torch.randn(2, 3))
     with_gradient.grad = torch.randn(2, 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from keras.src.utils.naming import auto_name
 from pellucid.changes import Journal
 from pellucid.compose import Composed, flatten, transformers_of
 from pellucid.declare import HyperparameterError, Slot
+from pellucid.inputs import check_extras, check_list
 from pellucid.keras.arguments import ALIASES, with_arguments
 from pellucid.keras.checks import check_arguments, check_gradients, check_variables
 from pellucid.keras.core import Core, Group, Parameter, Setting, path_of
@@ -538,15 +539,18 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             extras: what the stages declare with `extra`, by name: a number, or a list of arrays
                 in the order of the variables that the optimizer was built with.
         """
-        check_gradients(grads, self._owners(trainable_variables))
-        grads = [
-            keras.ops.convert_to_tensor(grad) if isinstance(grad, numpy.ndarray) else grad
-            for grad in grads
-        ]
+        owners = self._owners(trainable_variables)
+        if not self._as_before(grads, owners):
+            check_gradients(grads, owners)
+            grads = [
+                keras.ops.convert_to_tensor(grad) if isinstance(grad, numpy.ndarray) else grad
+                for grad in grads
+            ]
+            grads = self._as_given(grads, owners)
         calls, thread = self._calls.what, threading.get_ident()
-        call = calls[thread] = _Call(self._checked_extras(extras))
+        call = calls[thread] = _Call(self._checked_extras(extras, trainable_variables))
         try:
-            super().apply(self._as_given(grads, trainable_variables), trainable_variables)
+            super().apply(grads, trainable_variables)
             if not self.gradient_accumulation_steps:
                 self._uncount(call.veto, 1)
         finally:
@@ -575,13 +579,20 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         calls = self.__dict__.get("_calls")
         return calls is not None and threading.get_ident() in calls.what
 
-    def _as_given(self, grads: Any, variables: Any) -> Any:
+    def _as_given(self, grads: Any, owners: Sequence[Any]) -> Any:
         """Gradients that Keras can divide by its scale and add up."""
         scaled, accumulated = self.loss_scale_factor, self.gradient_accumulation_steps
         if (scaled is None and not accumulated) or not any(map(is_sparse, grads)):
             return grads
-        owners = self._trainable_variables if variables is None else variables
         return as_given(grads, owners, bool(accumulated))
+
+    def _as_before(self, grads: Any, variables: Sequence[Any]) -> bool:
+        """Whether these gradients need no other look than the fused kernel's: torch's, as before."""
+        if keras.backend.backend() != "torch":
+            return False
+        from pellucid.keras.torch_kernel import as_before
+
+        return as_before(self, grads, variables)
 
     def _uncount(self, veto: Any, steps: int) -> None:
         """Take back the iterations of an update that a stage has vetoed."""
@@ -590,18 +601,15 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             fewer = keras.ops.multiply(keras.ops.cast(veto, count.dtype), steps)
             write(self._iterations, keras.ops.subtract(count, fewer))
 
-    def _checked_extras(self, extras: Mapping[str, Any]) -> dict[str, Any]:
+    def _checked_extras(self, extras: Mapping[str, Any], variables: Any) -> dict[str, Any]:
         wanted = self.core.extras
-        for name in extras:
-            if name not in wanted:
-                known = ", ".join(wanted) or "none"
-                raise TypeError(f"apply has no input {name!r} (declared by the stages: {known})")
-        found: dict[str, Any] = {}
+        check_extras("apply", wanted, extras)
+        found = {name: extras[name] for name in wanted}
         for name, shape in wanted.items():
-            if name not in extras:
-                raise TypeError(f"apply needs {name}=..., an input that the stages declare")
-            given = extras[name]
-            found[name] = given if shape == "scalar" else dict(enumerate(given))
+            if shape != "scalar":
+                owners = self._owners(None if self.built else variables)
+                check_list(name, extras[name], owners, path_of, "variable")
+                found[name] = dict(enumerate(extras[name]))
         return found
 
     def _clip_gradients(self, grads: Any) -> Any:
@@ -613,6 +621,9 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     def _backend_update_step(
         self, grads: Any, trainable_variables: Any, learning_rate: Any
     ) -> None:
+        call = self._call()
+        if self._again(call, grads, trainable_variables):
+            return
         pairs = list(zip(grads, trainable_variables, strict=True))
         if hasattr(self, "_all_reduce_sum_gradients"):
             pairs = self._all_reduce_sum_gradients(pairs)
@@ -626,10 +637,24 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         prepared = [self._pair(grad, variable, once) for grad, variable in pairs]
         if any(pair.rows is not None for pair in prepared):
             check_lazy(self.core, [pair.parameter for pair in prepared if pair.rows is not None])
-        call = self._call()
-        call.veto = self._update(prepared, call.extras)
+        self._done(call, self._update(prepared, call.extras))
+
+    def _done(self, call: _Call, veto: Any) -> None:
+        """An update was done, or vetoed."""
+        call.veto = veto
         if self.gradient_accumulation_steps:
-            self._uncount(call.veto, self.gradient_accumulation_steps)
+            self._uncount(veto, self.gradient_accumulation_steps)
+
+    def _again(self, call: _Call, grads: Any, variables: Any) -> bool:
+        """Whether the fused kernel did the same update as the last time, without a look at each."""
+        if call.extras or self._functions() or not self._as_before(grads, variables):
+            return False
+        from pellucid.keras.torch_kernel import torch_update_again
+
+        fused = torch_update_again(self, len(grads))
+        if fused is not None:
+            self._done(call, fused.veto)
+        return fused is not None
 
     def _pair(self, grad: Any, variable: Any, once: list[Any]) -> Pair:
         """A pair to update; ``once`` are lists of rows in which each is known to stand once."""
@@ -656,7 +681,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         if keras.backend.backend() == "torch":
             from pellucid.keras.torch_kernel import torch_update
 
-            return torch_update(self, pairs, extras)
+            return torch_update(self, pairs, extras, again=not self._functions())
         if keras.backend.backend() == "tensorflow":
             from pellucid.keras.tensorflow_kernel import tensorflow_update
 
@@ -686,9 +711,13 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         """Pairs after the plain functions, matched by identity."""
         from pellucid.keras.transformed import checked
 
-        for function in (*self._transformers.what, *transformers_of(self.stage)):
+        for function in self._functions():
             pairs = checked(function, pairs)
         return pairs
+
+    def _functions(self) -> tuple[Callable[..., Any], ...]:
+        """The user's functions of pairs, in order."""
+        return (*self._transformers.what, *transformers_of(self.stage))
 
     # -- configuration ---------------------------------------------------------------------
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from operator import is_
+from dataclasses import dataclass, field
+from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -15,33 +15,73 @@ from pellucid.fuse.launch import Step
 from pellucid.fuse.pool import threads
 from pellucid.keras.journal import note_call
 from pellucid.keras.kernels import Fused, Kernels, Prepared
+from pellucid.torch.handles import Layouts, layouts_of
 
 if TYPE_CHECKING:
     from pellucid.keras.core import Parameter
     from pellucid.keras.optimizer import Optimizer
     from pellucid.keras.update import Pair
 
-__all__ = ["torch_update"]
+__all__ = ["as_before", "torch_update", "torch_update_again"]
 
 DTYPES = (torch.float32, torch.float64)
+_value_of = attrgetter("_value")
 
 
 def torch_update(
-    optimizer: Optimizer, pairs: Sequence[Pair], extras: Mapping[str, Any]
+    optimizer: Optimizer, pairs: Sequence[Pair], extras: Mapping[str, Any], again: bool = False
 ) -> Fused | None:
-    """Update all variables by one launch; None if it cannot be had."""
+    """Update all variables by one launch; None if it cannot be had.
+
+    Args:
+        again: whether `torch_update_again` may do the next one.
+    """
     if torch.compiler.is_compiling():
         return None
     kernels: Kernels = optimizer.kernels
-    parameters = [pair.parameter for pair in pairs]
-    written = _Written.of(kernels, parameters)
+    written = _Written.of(kernels, [pair.parameter for pair in pairs])
     by_name = {name: value for name, value in extras.items() if isinstance(value, Mapping)}
     inputs = [[pair.grad for pair in pairs]]
-    inputs += [[_given(of, one.index) for one in parameters] for of in by_name.values()]
+    inputs += [[_given(of, one.parameter.index) for one in pairs] for of in by_name.values()]
     inputs = [[*map(_in_order, some)] for some in inputs]
     if written is None or not all(_suits(written.params, some) for some in inputs):
         return None
-    grads, slots = inputs.pop(0), written.slots
+    at = {name: _addresses(some) for name, some in zip(by_name, inputs[1:], strict=True)}
+    numbers = {name: float(value) for name, value in extras.items() if name not in by_name}
+    if again and not extras:
+        written.look = written.look or layouts_of(written.tensors)
+        written.grads = layouts_of(inputs[0], moving=True)
+    return _launch(optimizer, written, _addresses(inputs[0]), numbers, at)
+
+
+def as_before(optimizer: Optimizer, grads: Sequence[Any], variables: Sequence[Any]) -> bool:
+    """Whether gradients are for the variables of an update before, and are such as they were."""
+    known: _Written | None = optimizer.kernels.written.get(len(variables))
+    return known is not None and known.fits(grads, variables)
+
+
+def torch_update_again(optimizer: Optimizer, count: int) -> Fused | None:
+    """Update the variables for which `as_before` found the gradients; None if any lies elsewhere.
+
+    They stay where they are in nearly all steps: a look at them in compiled loops will do.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    known: _Written = optimizer.kernels.written[count]
+    if not known.stays():
+        return None
+    return _launch(optimizer, known, known.grads.pointers, {}, {})
+
+
+def _launch(
+    optimizer: Optimizer,
+    written: _Written,
+    grads: Any,
+    numbers: Mapping[str, float],
+    arrays: Mapping[str, Any],
+) -> Fused:
+    """One update of these tensors; ``grads`` and extra ``arrays`` are addresses."""
+    kernels, slots = optimizer.kernels, written.slots
     updates = int(optimizer.iterations)
     known = {id(cell): cell.at(updates) for cell in optimizer.core.cells if cell.target is None}
     values = [
@@ -49,18 +89,16 @@ def torch_update(
         for group in optimizer.core.groups
     ]
     begun = None if optimizer.core.begun is None else _tensor(optimizer.core.begun).tolist()
-    prepared = kernels.prepared(parameters, kernels.asleep(updates), begun)
-    for name, arrays in zip(by_name, inputs, strict=True):
-        prepared.point(("extra", name), _addresses(arrays))
+    prepared = kernels.prepared(written.parameters, kernels.asleep(updates), begun)
+    for name, addresses in arrays.items():
+        prepared.point(("extra", name), addresses)
     shared = {key: float(_tensor(one)) for key, one in optimizer.core.shared.items()}
-    numbers = {name: float(value) for name, value in extras.items() if name not in by_name}
     step = Step(values, updates, shared, numbers)
     for place, number in kernels.fills(prepared, step):
         slots[place].detach().fill_(number)
-    bump = torch.autograd.graph.increment_version
     done = kernels.run(
-        prepared, *written.addresses, _addresses(grads), step,
-        min(threads(), torch.get_num_threads()), lambda: bump(written.tensors),
+        prepared, *written.addresses, grads, step,
+        min(threads(), torch.get_num_threads()), written.bump,
     )  # fmt: skip
     if done:
         _commit(optimizer, prepared, step, known)
@@ -86,9 +124,10 @@ def _commit(
 
 
 def _in_order(array: Any) -> Any:
-    """An array in the order of its axes: the kernel reads no other."""
-    plain = not isinstance(array, torch.Tensor) or array.layout is not torch.strided
-    return array if plain or array.is_contiguous() else array.contiguous()
+    """An array as the kernel reads it: in the order of its axes, no sign left to apply."""
+    if not isinstance(array, torch.Tensor) or array.layout is not torch.strided:
+        return array
+    return array.resolve_neg().contiguous()
 
 
 def _given(arrays: Mapping[int, Any], index: int) -> Any:
@@ -107,46 +146,70 @@ def _tensor(variable: Any) -> Any:
 class _Written:
     """The tensors that a launch writes, and where they are."""
 
-    variables: list[Any]
-    count: int  # of parameters, which come first
-    tensors: list[Any]
-    where: Any
-    dtypes: list[Any]
+    parameters: list[Parameter]
+    variables: list[Any]  # the parameters' own, then their slots
+    tensors: list[Any] = field(default_factory=list)
+    where: Any = None
+    look: Layouts | None = None  # at the tensors
+    grads: Layouts | None = None  # of the update before
 
     @classmethod
-    def of(cls, kernels: Kernels, parameters: Sequence[Parameter]) -> _Written | None:
+    def of(cls, kernels: Kernels, parameters: list[Parameter]) -> _Written | None:
         """Those of these parameters; None if the kernel cannot write them as they lie."""
+        variables = [one.variable for one in parameters]
+        slots = [slot for one in parameters for slot in one.slots.values()]
+        made = cls(parameters, [*variables, *slots])
+        made.tensors = [*map(_tensor, made.variables)]
         known: _Written | None = kernels.written.get(len(parameters))
-        if known is None or not all(
-            map(is_, (one.variable for one in parameters), known.variables)
-        ):
-            variables = [one.variable for one in parameters]
-            slots = [slot for one in parameters for slot in one.slots.values()]
-            known = cls([*variables, *slots], len(parameters), [], None, [])
-        tensors = [*map(_tensor, known.variables)]
-        where, dtypes = _addresses(tensors), [tensor.dtype for tensor in tensors]
-        if not all(map(torch.Tensor.is_contiguous, tensors)):
-            return None
-        same = dtypes == known.dtypes and numpy.array_equal(where, known.where)
-        if not same and not (
-            all(map(_plain, tensors)) and all(map(_as_known, tensors, known.variables))
+        if known is not None and known.is_same(made) and known.stays():
+            return known
+        if not (
+            all(map(_plain, made.tensors)) and all(map(_as_known, made.tensors, made.variables))
         ):
             return None  # a type or shape is no longer what Keras has on record
-        known.tensors, known.where, known.dtypes = tensors, where, dtypes
-        kernels.written[len(parameters)] = known
-        return known
+        made.where = _addresses(made.tensors)
+        kernels.written[len(parameters)] = made
+        return made
+
+    def fits(self, grads: Sequence[Any], variables: Sequence[Any]) -> bool:
+        """Whether gradients are for these parameters, and are such as they were."""
+        return (
+            self.grads is not None
+            and self.look is not None
+            and len(grads) == len(self.parameters)
+            and all(map(is_, variables, self.variables))
+            and self.grads.fit(grads)
+        )
+
+    def is_same(self, other: _Written) -> bool:
+        """Whether another is of the same Variables."""
+        return len(self.variables) == len(other.variables) and all(
+            map(is_, self.variables, other.variables)
+        )
+
+    def stays(self) -> bool:
+        """Whether the tensors that are written are those of the update before, as they were."""
+        held = map(_value_of, self.variables)
+        return self.look is not None and all(map(is_, held, self.tensors)) and self.look.hold()
 
     @property
     def params(self) -> list[Any]:
-        return self.tensors[: self.count]
+        return self.tensors[: len(self.parameters)]
 
     @property
     def slots(self) -> list[Any]:
-        return self.tensors[self.count :]
+        return self.tensors[len(self.parameters) :]
 
     @property
     def addresses(self) -> tuple[Any, Any]:
-        return self.where[: self.count], self.where[self.count :]
+        return self.where[: len(self.parameters)], self.where[len(self.parameters) :]
+
+    def bump(self) -> None:
+        """Note for autograd that the tensors were written to."""
+        if self.look is not None:
+            self.look.bump()
+        else:
+            torch.autograd.graph.increment_version(self.tensors)
 
 
 def _addresses(tensors: Sequence[Any]) -> Any:

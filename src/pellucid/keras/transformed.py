@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from pellucid.inputs import transformed
 from pellucid.keras.core import path_of
 from pellucid.keras.sparse import is_sparse
 
@@ -20,36 +21,10 @@ def checked(function: Callable[..., Any], pairs: list[tuple[Any, Any]]) -> list[
         TypeError, ValueError: it gave no pairs, foreign or doubled ones, or another shape.
     """
     name = getattr(function, "__name__", repr(function))
-    owner = {id(variable): (gradient, variable) for gradient, variable in pairs}
     before = {id(variable): _value(variable) for _, variable in pairs}
-    seen: set[int] = set()
-    kept: list[tuple[Any, Any]] = []
-    made = function(list(pairs))
-    for pair in [] if made is None else list(made):
-        if not isinstance(pair, tuple) or len(pair) != 2:
-            raise TypeError(
-                f"the gradient transformer {name} gave {type(pair).__name__}; allowed is a list "
-                "of (gradient, variable) pairs"
-            )
-        gradient, variable = pair
-        if id(variable) not in owner:
-            raise ValueError(
-                f"the gradient transformer {name} gave a pair for a variable that it was not "
-                "given: keep the variables that came in, matched by identity"
-            )
-        if id(variable) in seen:
-            raise ValueError(
-                f"the gradient transformer {name} gave two pairs for {path_of(variable)!r}"
-            )
-        seen.add(id(variable))
-        if gradient is not None:
-            _check_shape(name, gradient, variable)
-            kept.append((gradient, variable))
-    if made is None:
-        raise TypeError(
-            f"the gradient transformer {name} returned None: return the list of (gradient, "
-            "variable) pairs"
-        )
+    kept = transformed(function, pairs, _name_of, "variable")
+    for gradient, variable in kept:
+        _check_shape(name, gradient, variable)
     for _, variable in pairs:
         if before[id(variable)] is not _value(variable):
             raise ValueError(
@@ -57,6 +32,11 @@ def checked(function: Callable[..., Any], pairs: list[tuple[Any, Any]]) -> list[
                 "change gradients only; a ParameterTransform changes parameters"
             )
     return kept
+
+
+def _name_of(variable: Any) -> str | None:
+    """The name of a Keras or TensorFlow variable; None of anything else."""
+    return path_of(variable) if hasattr(variable, "assign") else None
 
 
 def _check_shape(name: str, gradient: Any, variable: Any) -> None:

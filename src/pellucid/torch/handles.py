@@ -1,28 +1,24 @@
-"""Many tensors, dicts and lists looked at in compiled loops, as they lie in memory.
+"""Many tensors looked at in compiled loops, as they lie in memory.
 
 Torch exports C functions that tell a tensor's pointer, type, shape and strides (the code that its
-own compiler generates calls them), Python those that read a dict and a list. Going through Python
-objects instead costs about ten times as much, which for small tensors is more than their update.
+own compiler generates calls them). Going through Python objects instead costs about ten times as
+much, which for small tensors is more than their update.
 """
 
 from __future__ import annotations
 
 import ctypes
-import sys
-import sysconfig
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
-from operator import is_
 from typing import Any
 
 import numpy
 import torch
 
-from pellucid.fuse.program import runtime_function
+from pellucid.torch.objects import addresses_of, locked
 
-__all__ = ["Handles", "Objects", "handles_of"]
+__all__ = ["Handles", "Layouts", "handles_of", "layouts_of"]
 
 _OF_TORCH = (
     "aoti_torch_get_data_ptr",
@@ -35,7 +31,6 @@ _OF_TORCH = (
     "_ZNK3c1010TensorImpl4gradEv",  # TensorImpl::grad() const
     "_ZN5torch8autograd4impl12bump_versionERKN2at6TensorE",  # bump_version(const Tensor&)
 )
-_OF_PYTHON = ("PyDict_Next", "PyList_Size", "PyList_GetItem")
 
 INSIDE = (16, 24)
 """Where a Python tensor may have its C++ tensor, in bytes: checked of each tensor before use."""
@@ -43,13 +38,10 @@ WORDS = 30
 """How far into a C++ tensor its dispatch keys are looked for, in words of 8 bytes."""
 
 call_1: Any  # these names are the compiler's: see `pellucid.fuse.runtime.namespace`
-call_2: Any
 call_2_int: Any
-call_4_int: Any
 load_1: Any
 pointer_1: Any
 prefetch_lines: Any
-store_1: Any
 
 
 def examine(functions, keys_at, handles, expected, starts, found, cell):  # type: ignore[no-untyped-def]
@@ -131,43 +123,6 @@ def bump(functions, handles):  # type: ignore[no-untyped-def]
         call_1(functions[8], handles[k])
 
 
-def exchanged(functions, lists, dicts, expected, cells):  # type: ignore[no-untyped-def]
-    """Whether any list or dict holds other objects than expected."""
-    position, key, value = pointer_1(cells), pointer_1(cells + 8), pointer_1(cells + 16)
-    at = 0
-    for k in range(lists.shape[0]):
-        size = expected[at]
-        at += 1
-        if call_1(functions[1], lists[k]) != size:
-            return 1
-        for i in range(size):
-            if call_2(functions[2], lists[k], i) != expected[at + i]:
-                return 1
-        at += size
-    count = dicts.shape[0]
-    for i in range(count + 16):
-        if i < count:
-            prefetch_lines(dicts[i])
-        k = i - 8
-        if 0 <= k < count:
-            prefetch_lines(load_1(pointer_1(dicts[k]), 4))  # where its keys are
-        k = i - 16
-        if k < 0:
-            continue
-        store_1(position, 0, 0)
-        size = expected[at]
-        at += 1
-        for _ in range(size):
-            if call_4_int(functions[0], dicts[k], cells, cells + 8, cells + 16) == 0:
-                return 1
-            if load_1(key, 0) != expected[at] or load_1(value, 0) != expected[at + 1]:
-                return 1
-            at += 2
-        if call_4_int(functions[0], dicts[k], cells, cells + 8, cells + 16) != 0:
-            return 1
-    return 0
-
-
 @dataclass(frozen=True)
 class _Library:
     functions: Any  # addresses of torch's
@@ -179,23 +134,13 @@ class _Library:
     bump: Any
 
 
-def _locked(function: Any, signature: Any) -> Any:
-    """Compiled, and no other Python thread runs meanwhile."""
-    return runtime_function(function, signature, nogil=False)
-
-
-def _addresses(library: Any, names: Sequence[str]) -> Any:
-    pointers = [ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in names]
-    return numpy.array(pointers, numpy.int64)
-
-
 @cache
 def _library() -> _Library | None:
     """Torch's functions and the loops that call them, or None where a release lacks any."""
     try:
         import torch._C._aoti as aoti  # type: ignore[import-not-found, unused-ignore]
 
-        functions = _addresses(ctypes.CDLL(torch._C.__file__), _OF_TORCH)
+        functions = addresses_of(ctypes.CDLL(torch._C.__file__), _OF_TORCH)
         keys_at = _word_of_keys(aoti)
     except (ImportError, AttributeError, OSError, RuntimeError, TypeError):
         return None
@@ -208,11 +153,16 @@ def _library() -> _Library | None:
         functions,
         keys_at,
         aoti,
-        _locked(examine, int64(ints, int64, ints, ints, ints, ints, int64)),
-        _locked(find_gradients, int64(ints, ints, int64, ints, int64)),
-        _locked(release, types.void(ints, ints)),
-        _locked(bump, types.void(ints, ints)),
+        locked(examine, int64(ints, int64, ints, ints, ints, ints, int64)),
+        locked(find_gradients, int64(ints, ints, int64, ints, int64)),
+        locked(release, types.void(ints, ints)),
+        locked(bump, types.void(ints, ints)),
     )
+
+
+def _anywhere(tensor: Any) -> int:
+    """What `examine` takes for any pointer of a tensor like this."""
+    return -1 if tensor.numel() else -2
 
 
 def _word(address: int) -> int:
@@ -249,6 +199,29 @@ def _word_of_keys(aoti: Any) -> int | None:
         )
     ]
     return found[0] if len(found) == 1 else None
+
+
+def _handles(library: _Library, tensors: Sequence[Any]) -> list[int] | None:
+    """Where Python tensors have their C++ tensors; None where this release has them elsewhere.
+
+    A handle is a C++ tensor, which is one pointer. A Python tensor holds one of its own, which
+    counts no further reference (torch.utils.swap_tensors and module.to() may refuse a tensor with
+    several) and follows when the two are swapped.
+    """
+    words = _tensors_at(library.aoti, tensors)
+    for inside in INSIDE:
+        handles = [id(one) + inside for one in tensors]
+        if words == [_word(handle) for handle in handles]:
+            return handles
+    return None
+
+
+def _code(library: _Library, handle: int) -> int:
+    """Torch's number for a tensor's type."""
+    code = ctypes.c_int32()
+    call = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p)
+    call(int(library.functions[2]))(handle, ctypes.addressof(code))
+    return code.value
 
 
 class _Expected:
@@ -307,37 +280,22 @@ class Handles:
         self.alive = every  # and so are the handles inside them
         self.cell = numpy.zeros(1, numpy.int64)
         self.out = self.cell.__array_interface__["data"][0]
-        # A handle is a C++ tensor, which is one pointer. A Python tensor holds one of its own,
-        # which counts no further reference (torch.utils.swap_tensors and module.to() may refuse
-        # a tensor with several) and follows when the two are swapped.
-        words = _tensors_at(library.aoti, every)
-        for inside in INSIDE:
-            handles = [id(one) + inside for one in every]
-            self.usable = words == [_word(handle) for handle in handles]
-            if self.usable:
-                break
+        handles = _handles(library, every)
+        self.usable = handles is not None
         self.keeps = False
-        if not self.usable:
+        if handles is None:
             return
         active, count = len(params), len(params) + len(others)
         looked_at = numpy.array(handles[:count], numpy.int64)
-        codes = [self._code(handle) for handle in handles[:count]]
+        codes = [_code(library, handle) for handle in handles[:count]]
         at = [tensor.data_ptr() for tensor in every[:count]]
         self.tensors = _Expected(library, looked_at, every[:count], codes, at)
         self.kept = numpy.zeros(active, numpy.int64)
         grads = [param.grad for param in params]
-        anywhere = [-1 if grad.numel() else -2 for grad in grads]
-        self.grads = _Expected(library, self.kept, grads, codes[:active], anywhere)
+        self.grads = _Expected(library, self.kept, grads, codes[:active], map(_anywhere, grads))
         self.params = numpy.array([*handles[:active], *handles[count:]], numpy.int64)
         self.active = self.params[:active]
         self.undefined = self._undefined(idle) if idle else 0
-
-    def _code(self, handle: int) -> int:
-        """Torch's number for the tensor's type."""
-        code = ctypes.c_int32()
-        call = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p)
-        call(int(self.library.functions[2]))(handle, ctypes.addressof(code))
-        return code.value
 
     def _undefined(self, idle: Sequence[Any]) -> int:
         """What stands where a parameter has no gradient: there is one undefined tensor in all."""
@@ -377,7 +335,42 @@ class Handles:
         self.library.bump(self.library.functions, self.active)
 
 
-PLAIN = (torch.Tensor, torch.nn.Parameter)
+class Layouts:
+    """Tensors that are found as they were: of one type, layout and, unless ``moving``, place."""
+
+    def __init__(
+        self, tensors: Sequence[Any], library: _Library, handles: list[int], moving: bool
+    ) -> None:
+        self.library, self.alive = library, None if moving else list(tensors)
+        self.inside = handles[0] - id(tensors[0])
+        self.handles = numpy.array(handles, numpy.int64)
+        codes = [_code(library, handle) for handle in handles]
+        at = [_anywhere(one) if moving else one.data_ptr() for one in tensors]
+        self.expected = _Expected(library, self.handles, tensors, codes, at)
+
+    def hold(self) -> bool:
+        """Whether the same tensors are found so."""
+        return self.expected.hold()
+
+    def fit(self, tensors: Sequence[Any]) -> bool:
+        """Whether other tensors, as many, are found so."""
+        if not PLAIN.issuperset(map(type, tensors)):
+            return False
+        self.handles[:] = numpy.fromiter(map(id, tensors), numpy.int64, len(self.handles))
+        self.handles += self.inside
+        return self.expected.hold()
+
+    @property
+    def pointers(self) -> Any:
+        """Where they were found."""
+        return self.expected.found.copy()
+
+    def bump(self) -> None:
+        """Note for autograd that they were written to."""
+        self.library.bump(self.library.functions, self.handles)
+
+
+PLAIN = {torch.Tensor, torch.nn.Parameter}
 
 
 def handles_of(params: Sequence[Any], others: Sequence[Any], idle: Sequence[Any]) -> Handles | None:
@@ -393,46 +386,15 @@ def handles_of(params: Sequence[Any], others: Sequence[Any], idle: Sequence[Any]
     return made
 
 
-@cache
-def _python() -> tuple[Any, Any] | None:
-    """Python's functions and the loop that calls them, or None where it runs without its lock."""
-    if sysconfig.get_config_var("Py_GIL_DISABLED") or sys.implementation.name != "cpython":
+def layouts_of(tensors: Sequence[Any], moving: bool = False) -> Layouts | None:
+    """The layouts of plain real tensors, or None where they cannot be looked at.
+
+    Args:
+        moving: they may be others at the next look: see `Layouts.fit`.
+    """
+    library = _library()
+    plain = all(type(one) in PLAIN and not one.is_complex() for one in tensors)
+    if library is None or not plain or not tensors:
         return None
-    from numba import int64
-
-    ints = int64[::1]
-    loop = _locked(exchanged, int64(ints, ints, ints, ints, int64))
-    return _addresses(ctypes.pythonapi, _OF_PYTHON), loop
-
-
-class Objects:
-    """What lists and dicts hold: the same objects in the same order, or not."""
-
-    def __init__(self, lists: Sequence[Sequence[Any]], dicts: Sequence[dict[Any, Any]]) -> None:
-        self.lists, self.dicts = list(lists), list(dicts)
-        self.held = self._held()
-        plain = all(isinstance(one, list) for one in lists)  # Python's functions take no others
-        self.python = _python() if plain else None
-        words: list[int] = []
-        for one in self.held[: len(lists)]:
-            words += [len(one), *map(id, one)]
-        for one in self.held[len(lists) :]:
-            words += [len(one) // 2, *map(id, one)]
-        self.expected = numpy.array(words, numpy.int64)
-        self.at_lists = numpy.array([id(one) for one in self.lists], numpy.int64)
-        self.at_dicts = numpy.array([id(one) for one in self.dicts], numpy.int64)
-        self.cells = numpy.zeros(3, numpy.int64)
-        self.out = self.cells.__array_interface__["data"][0]
-
-    def _held(self) -> list[list[Any]]:
-        return [*map(list, self.lists), *([*chain(*one.items())] for one in self.dicts)]
-
-    def hold(self) -> bool:
-        """Whether they hold what they held."""
-        if self.python is None:
-            now = self._held()
-            return [*map(len, now)] == [*map(len, self.held)] and all(
-                all(map(is_, some, those)) for some, those in zip(now, self.held, strict=True)
-            )
-        functions, loop = self.python
-        return not loop(functions, self.at_lists, self.at_dicts, self.expected, self.out)
+    handles = _handles(library, tensors)
+    return None if handles is None else Layouts(tensors, library, handles, moving)

@@ -14,7 +14,8 @@ import numpy
 import torch
 
 from pellucid.fuse.launch import Launch
-from pellucid.torch.handles import Objects, handles_of
+from pellucid.torch.handles import handles_of
+from pellucid.torch.objects import Objects
 
 __all__ = ["Watch"]
 
