@@ -74,8 +74,11 @@ LAZY: dict[str, set[str]] = {
 }
 """What it may import besides, inside a function, when it is needed."""
 
-BETWEEN_FRAMEWORKS = {("keras/namespaces.py", "pellucid.torch.arrays")}
-"""Keras's torch backend computes with torch's tensors: their namespace is written once."""
+BETWEEN_FRAMEWORKS = {
+    ("keras/namespaces.py", "pellucid.torch.arrays"),
+    ("keras/torch_kernel.py", "pellucid.torch.handles"),
+}
+"""Keras's torch backend computes with torch's tensors: what looks at them is written once."""
 
 THIRD: dict[str, set[str]] = {
     "torch": {"torch", "demo/torch_demo.py", "keras/torch_kernel.py"},
@@ -87,7 +90,7 @@ THIRD: dict[str, set[str]] = {
         *(f"keras/legacy_{name}.py" for name in ("state", "variables")),
     },
     "jax": {"jax", "optax"},
-    "numba": {"fuse", "torch/handles.py"},
+    "numba": {"fuse", "torch/handles.py", "torch/objects.py"},
     "llvmlite": {"fuse"},
     "numpy": {"fuse", "host.py", "numpy", "torch", "keras", "optax", "conformance.py", "demo"},
     "rich": {"access", "cli.py", "demo", "explanation.py"},

@@ -11,7 +11,10 @@ import keras
 from pellucid.keras.core import path_of
 from pellucid.keras.live import live_number
 
-__all__ = ["check_arguments", "check_gradients", "check_names", "check_variables"]
+__all__ = [
+    "check_arguments", "check_gradients", "check_names", "check_own", "check_sparse",
+    "check_variables",
+]  # fmt: skip
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -133,3 +136,27 @@ def _dtype(array: Any) -> str:
         return str(keras.backend.standardize_dtype(name))
     except ValueError:
         return str(name).removeprefix("torch.")
+
+
+SPARSE = ("dense", "lazy")
+
+
+def check_sparse(sparse: Any, accumulation: Any) -> None:
+    """Raise unless ``sparse=`` is possible, with this many micro-batches to an update."""
+    if sparse not in SPARSE:
+        raise ValueError(f"sparse is {sparse!r}; allowed is 'dense' or 'lazy'")
+    if sparse == "lazy" and accumulation:
+        raise ValueError(
+            f"sparse='lazy' and gradient_accumulation_steps={accumulation!r}: Keras adds gradients "
+            "up in arrays of all rows, and which were touched is lost; use sparse='dense'"
+        )
+
+
+def check_own(seed: Any, transformers: Iterable[Any]) -> None:
+    """Raise unless a seed is a whole number and transformers are functions."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 1 << 63:
+        raise ValueError(f"seed is {seed!r}; allowed is a whole number from 0, below 2**63")
+    for function in transformers:
+        if not callable(function):
+            raise TypeError(f"gradient_transformers has {function!r}, which is no function")
+

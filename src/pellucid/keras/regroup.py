@@ -70,7 +70,7 @@ def split(optimizer: Optimizer, group: Group, members: Iterable[int], label: str
 @contextmanager
 def _changing(optimizer: Optimizer, what: str) -> Iterator[None]:
     """Change the groups inside; Variables follow. An error puts all back."""
-    from pellucid.keras.optimizer import outside_of_graphs
+    from pellucid.keras.tracing import outside_of_graphs
 
     optimizer.before_write()
     core = optimizer.core

@@ -15,12 +15,12 @@ from pellucid.fuse.launch import Step
 from pellucid.fuse.pool import threads
 from pellucid.keras.journal import note_call
 from pellucid.keras.kernels import Fused, Kernels, Prepared
-from pellucid.torch.handles import Layouts, layouts_of
 
 if TYPE_CHECKING:
     from pellucid.keras.core import Parameter
     from pellucid.keras.optimizer import Optimizer
     from pellucid.keras.update import Pair
+    from pellucid.torch.handles import Layouts
 
 __all__ = ["as_before", "torch_update", "torch_update_again"]
 
@@ -49,6 +49,8 @@ def torch_update(
     at = {name: _addresses(some) for name, some in zip(by_name, inputs[1:], strict=True)}
     numbers = {name: float(value) for name, value in extras.items() if name not in by_name}
     if again and not extras:
+        from pellucid.torch.handles import layouts_of
+
         written.look = written.look or layouts_of(written.tensors)
         written.grads = layouts_of(inputs[0], moving=True)
     return _launch(optimizer, written, _addresses(inputs[0]), numbers, at)
@@ -68,7 +70,7 @@ def torch_update_again(optimizer: Optimizer, count: int) -> Fused | None:
     if torch.compiler.is_compiling():
         return None
     known: _Written = optimizer.kernels.written[count]
-    if not known.stays():
+    if known.grads is None or not known.stays():
         return None
     return _launch(optimizer, known, known.grads.pointers, {}, {})
 
