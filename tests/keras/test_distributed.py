@@ -270,7 +270,7 @@ def test_fit_under_xla_is_live_without_another_trace() -> None:
     import keras
 
     import pellucid.keras
-    from pellucid.keras import optimizer as module
+    from pellucid.keras import stepping as module
 
     traces = []
     original = module.traced_update

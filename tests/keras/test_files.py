@@ -556,7 +556,7 @@ def test_a_step_under_torchs_compiler_calls_the_kernel(monkeypatch: pytest.Monke
     """As where a file of JAX's says ``jit_compile=True``."""
     import torch
 
-    from pellucid.keras import optimizer as module
+    from pellucid.keras import stepping as module
 
     def interpreted(*_: Any) -> None:
         raise AssertionError("fell back to the interpreter")

@@ -97,6 +97,34 @@ def test_unmatched_pattern_leaves_nothing_half_built() -> None:
     assert found == pytest.approx([0.75, 0.75], rel=1e-5)
 
 
+@pytest.mark.parametrize("path", ["nosuch/learning_rate", "bias/nosuch", "bias/sub/weight_decay"])
+def test_configuration_with_an_unknown_path(path: str) -> None:
+    """Which groups there are is known when it is built."""
+    config = pellucid.keras.Adam(0.25, groups={"bias": {"weight_decay": 0.0}}).get_config()
+    config["values"] = {"bias/beta_1": 0.5, path: 0.25}
+    optimizer = pellucid.keras.Adam.from_config(config)
+    with pytest.raises(ValueError, match=f"value for '{path}', and no .*group 0, bias"):
+        optimizer.build([variable("kernel"), variable("bias")])
+    assert not optimizer.built
+    del config["values"][path]
+    optimizer = pellucid.keras.Adam.from_config(config)
+    optimizer.build([variable("kernel"), variable("bias")])
+    assert optimizer.get_config()["values"]["bias/beta_1"] == 0.5
+
+
+def test_configuration_of_one_with_excluded_variables() -> None:
+    """Which they are stands in no configuration, as in Keras: it builds with or without."""
+    variables = [variable("bias"), variable("kernel")]
+    optimizer = pellucid.keras.AdamW(0.5, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    optimizer.build(variables)
+    for excluded in (["bias"], []):
+        again = pellucid.keras.AdamW.from_config(optimizer.get_config())
+        again.exclude_from_weight_decay(var_names=excluded)
+        again.build(variables)
+        assert len(again.core.groups) == 1 + len(excluded)
+
+
 def test_excluded_from_weight_decay() -> None:
     variables = [variable("bias"), variable("kernel"), variable("scale")]
     optimizer = pellucid.keras.AdamW(0.5, weight_decay=0.5)

@@ -21,7 +21,7 @@ from conformance.cases import (
     problem,
 )
 from pellucid import CATALOGUE
-from pellucid.keras import optimizer as module
+from pellucid.keras import stepping as module
 from pellucid.keras.hypers import on_host
 from reference.steps import Result
 from stepper import Stepper
@@ -63,7 +63,7 @@ def _runs() -> list[tuple[Case, str]]:
 
 
 def _without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.Optimizer, "_fused", lambda self, pairs, extras: None)
+    monkeypatch.setattr(module.Stepping, "_fused", lambda self, pairs, extras: None)
 
 
 @pytest.mark.parametrize(("case", "how"), _runs(), ids=str)

@@ -580,6 +580,23 @@ def test_optimizer_wide_slot(mode: str) -> None:
     assert not any(one.state.values())
 
 
+def test_optimizer_wide_slot_of_overlapping_parameters(mode: str) -> None:
+    """It changes once a step, though a parameter that overlaps another is computed again."""
+
+    class Slows(Rule):
+        rate = slot(2.0, scope="optimizer")
+
+        def update(self, param: Any, grad: Any) -> Any:
+            self.rate = self.rate / 2
+            return param - self.rate * grad
+
+    memory = np.zeros(6)
+    one = optimizer(mode, {"p": memory[:4], "q": memory[2:]}, Slows())
+    assert one.step([np.ones(4), np.ones(4)])
+    assert memory.tolist() == [-1, -1, -2, -2, -1, -1]
+    assert list(one.shared.values()) == [1.0]
+
+
 SHAPES: dict[str, Callable[[tuple[int, ...]], tuple[int, ...]]] = {
     "rows": lambda shape: (*shape[:1], *(1 for _ in shape[1:])),
     "columns": lambda shape: (*(1 for _ in shape[:1]), *shape[1:]),

@@ -892,6 +892,21 @@ def test_parameters_that_share_memory_line_by_line() -> None:
     same(*results)
 
 
+@pytest.mark.parametrize("by_graph", [True, False])
+def test_each_parameter_counts_its_steps_uncompiled(by_graph: bool) -> None:
+    results = []
+    for compiled in (True, False):
+        params = [torch.nn.Parameter(torch.ones(3, dtype=DTYPE)) for _ in range(2)]
+        optimizer = pellucid.torch.Adam(params, lr=0.1, compiled=compiled)
+        optimizer.by_graph = by_graph
+        for skips in (False, True, False):
+            params[0].grad = torch.full_like(params[0], 0.5)
+            params[1].grad = None if skips else torch.linspace(1, 3, 3, dtype=DTYPE)
+            optimizer.step()
+        results.append(torch.stack([param.detach() for param in params]))
+    same(*results)
+
+
 def test_a_column_slot_of_a_complex_parameter_is_refused() -> None:
     class Columns(pellucid.Rule):
         """Keeps a sum for each column."""

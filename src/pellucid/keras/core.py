@@ -230,6 +230,7 @@ class Core:
             for index, (name, variable) in enumerate(zip(names, variables, strict=True))
         ]
         self._split_again()
+        self._check_held()
         self.resolve_refs()
 
     def clear(self) -> None:
@@ -264,6 +265,18 @@ class Core:
             for full in group.names.canonical(name) if place == group.label else ():
                 found[full] = value
         return found
+
+    def _check_held(self) -> None:
+        """Raise if a configuration has a value for what no group has."""
+        named = {group.label: group.names for group in self.groups}
+        for path in self.held:
+            place, _, name = path.rpartition("/")
+            # `exclude_from_weight_decay` is called anew: no configuration tells of it
+            if EXCLUDED not in place and not (place in named and named[place].canonical(name)):
+                raise ValueError(
+                    f"{self.optimizer.name}: the configuration has a value for {path!r}, and no "
+                    f"group has that hyperparameter (groups: {', '.join(named)})"
+                )
 
     def _split_again(self) -> None:
         """Form the groups that a configuration tells were split off."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -278,6 +278,7 @@ class Optimizer(Attributes, Building, Stepping):
                 in the order of the variables that the optimizer was built with.
         """
         owners = self._owners(trainable_variables)
+        given = None if trainable_variables is None else owners
         if not self._as_before(grads, owners):
             check_gradients(grads, owners)
             grads = [
@@ -286,9 +287,9 @@ class Optimizer(Attributes, Building, Stepping):
             ]
             grads = self._as_given(grads, owners)
         calls, thread = self._calls.what, threading.get_ident()
-        call = calls[thread] = Call(self._checked_extras(extras, trainable_variables))
+        call = calls[thread] = Call(self._checked_extras(extras, owners))
         try:
-            super().apply(grads, trainable_variables)
+            super().apply(grads, given)
             if not self.gradient_accumulation_steps:
                 self._uncount(call.veto, 1)
         finally:
@@ -317,14 +318,15 @@ class Optimizer(Attributes, Building, Stepping):
         calls = self.__dict__.get("_calls")
         return calls is not None and threading.get_ident() in calls.what
 
-
-    def _checked_extras(self, extras: Mapping[str, Any], variables: Any) -> dict[str, Any]:
+    def _checked_extras(
+        self, extras: Mapping[str, Any], variables: Sequence[Any]
+    ) -> dict[str, Any]:
         wanted = self.core.extras
         check_extras("apply", wanted, extras)
         found = {name: extras[name] for name in wanted}
         for name, shape in wanted.items():
             if shape != "scalar":
-                owners = self._owners(None if self.built else variables)
+                owners = self._trainable_variables if self.built else variables
                 check_list(name, extras[name], owners, path_of, "variable")
                 found[name] = dict(enumerate(extras[name]))
         return found

@@ -109,7 +109,7 @@ class _Call:
         updates = tf.cast(keras.ops.convert_to_tensor(self.optimizer.iterations), tf.float64)
         real = keras.ops.convert_to_tensor(self.optimizer._iterations)
         found = traced_numbers(self.cells, updates, real)
-        return tf.stack([found[id(cell)] for cell in self.cells])
+        return tf.cast(tf.stack([found[id(cell)] for cell in self.cells]), tf.float64)
 
     def _commit(self, values: Any, vetoed: Any, new: Any) -> None:
         """What stands beside the arrays: optimizer-wide slots, flags, schedules' numbers."""
