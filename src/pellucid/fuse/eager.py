@@ -1,8 +1,9 @@
 """``compiled=False``: runs each ``update`` line by line on the framework's arrays.
 
 ``print`` and a debugger work inside it. Reductions over all tensors, which no line can compute
-from one tensor alone, come from an interpreted pass before. Everything is computed before the
-first write.
+from one tensor alone, come from an interpreted pass before, as `pellucid.fuse.pure` forms them; it
+also runs the whole update where a host interprets graphs (``by_graph``). Everything is computed
+before the first write.
 """
 
 from __future__ import annotations
@@ -17,20 +18,18 @@ import numpy
 from pellucid.controls import Reading
 from pellucid.declare import Extra, Hyper, Option, Slot
 from pellucid.fuse.engine import Entry, overlap_waves
-from pellucid.fuse.graph import Node, walk
-from pellucid.fuse.interpret import (
-    Interpreter,
-    bare,
-    is_array,
-    number,
-    plain,
-    random_numbers,
-    reduce,
-    stream_of,
-)
+from pellucid.fuse.interpret import bare, is_array, number, plain, random_numbers, reduce, stream_of
 from pellucid.fuse.launch import Step
-from pellucid.fuse.program import Program, program
-from pellucid.fuse.segment import splits
+from pellucid.fuse.program import program
+from pellucid.fuse.pure import (
+    Outcome,
+    Tensor,
+    Whole,
+    interpreter,
+    pure_update,
+    reduce_over_all,
+    sizes_of,
+)
 from pellucid.fuse.trace import Variant, traced_init
 from pellucid.ops import TABLE, Over, RuleError, computing_with
 from pellucid.rule import Rule, Stage
@@ -42,19 +41,20 @@ __all__ = ["eager_update"]
 
 
 @dataclass
-class Tensor:
-    """One parameter in an eager update: its arrays before, and what is to be written after."""
+class Target:
+    """One parameter of an update, and where its slots are written."""
 
     entry: Entry
-    program: Program
-    param: Any
-    grad: Any
-    slots: dict[str, Any]
-    new: set[str]
-    reading: Reading
-    step: int
-    extras: Mapping[str, Any]
-    after: dict[str, Any] = field(default_factory=dict)
+    tensor: Tensor
+    options: Mapping[str, Any]
+    stored: Mapping[str, Any]  # its slots' arrays by full name, also those that are new
+
+
+@dataclass
+class Assigned:
+    """What the lines of one parameter's stages have given so far."""
+
+    values: dict[str, Any] = field(default_factory=dict)  # ``param``, and slots by full name
     shared: dict[tuple[int, str], float] = field(default_factory=dict)
     vetoed: bool = False
 
@@ -62,14 +62,16 @@ class Tensor:
 class LineByLine:
     """The context of one stage's update on arrays; also carries out its operations."""
 
-    def __init__(self, host: Host, stage: Stage, tensor: Tensor, whole: Step) -> None:
-        self.host, self.stage, self.tensor, self.whole = host, stage, tensor, whole
-        self.pipeline = tensor.entry.pipeline
+    def __init__(
+        self, xp: Any, stage: Stage, target: Target, whole: Whole, assigned: Assigned
+    ) -> None:
+        self.xp, self.stage, self.target, self.whole = xp, stage, target, whole
+        self.tensor, self.assigned = target.tensor, assigned
+        self.pipeline = target.entry.pipeline
         self.ordinal = self.pipeline.ordinals[self.pipeline.stages.index(stage)]
         self.occurrences = 0
         self.reduced: tuple[Any, Any] = None, None  # the last reduction: rounded, and in float64
         self.inputs: tuple[Any, ...] = ()
-        self.xp = host.xp
 
     def _full(self, name: str) -> str:
         return self.pipeline.full(self.stage, name)
@@ -77,46 +79,38 @@ class LineByLine:
     # -- what a stage reads and writes -----------------------------------------------------
 
     def hyper(self, declared: Hyper) -> Any:
-        return plain(self.tensor.reading.values[self._full(declared.name)])
+        return plain(self.tensor.values[self._full(declared.name)])
 
     def option(self, declared: Option) -> Any:
-        return self.tensor.reading.options[self._full(declared.name)]
+        return self.target.options[self._full(declared.name)]
 
     def step(self) -> Any:
-        return plain(float(self.tensor.step))
+        return plain(self.tensor.step)
 
     def extra(self, declared: Extra) -> Any:
-        value = self.tensor.extras[declared.name]
-        return plain(value) if declared.shape == "scalar" else self.host.backend.real(
-            value[self.tensor.entry.index]
-        )
+        return plain(self.whole.extra(declared.name, self.tensor.index))
 
     def has(self, declared: Slot) -> bool:
         return declared.scope == "optimizer" or self._full(declared.name) in self.tensor.slots
 
     def is_new(self, declared: Slot) -> Any:
-        return plain(self._full(declared.name) in self.tensor.new)
+        return plain(self.tensor.new[self._full(declared.name)])
 
     def slot(self, declared: Slot) -> Any:
-        full, tensor = self._full(declared.name), self.tensor
+        full, values = self._full(declared.name), self.assigned.values
         if declared.scope == "optimizer":
             key = (self.ordinal, full)
-            return plain(tensor.shared.get(key, self.whole.shared[key]))
-        if full in tensor.after:
-            return tensor.after[full]
-        if full not in tensor.slots:
+            return plain(self.assigned.shared.get(key, self.whole.shared[key]))
+        if full in values:
+            return values[full]
+        if not self.has(declared):
             raise RuleError(
                 f"the slot `{declared.name}` is absent here, by its when=: ask "
                 f"`if self.has({declared.name!r}):` first"
             )
-        if full in tensor.new and traced_init(declared):
+        if self.tensor.new[full] and traced_init(declared):
             return self._first(declared)
-        return self._scalar(self.host.backend.real(tensor.slots[full]), full)
-
-    def _scalar(self, array: Any, full: str) -> Any:
-        """Slots of one value a tensor are plain numbers, as they are when compiled."""
-        scalar = dict(self.tensor.program.variant.slots)[full] == "scalar"
-        return plain(float(array)) if scalar else _shaped(self.tensor, array)
+        return plain(self.tensor.slots[full])
 
     def _first(self, declared: Slot) -> Any:
         param, grad = self.inputs[0], self.inputs[1]
@@ -127,17 +121,17 @@ class LineByLine:
     def assign(self, declared: Slot, value: Any) -> None:
         full = self._full(declared.name)
         if declared.scope == "optimizer":
-            self.tensor.shared[self.ordinal, full] = float(value)
+            self.assigned.shared[self.ordinal, full] = float(value)
         elif not self.has(declared):
             raise RuleError(f"the slot `{declared.name}` is absent here, by its when=")
         else:
-            self.tensor.after[full] = value
+            self.assigned.values[full] = value
 
     def veto(self, condition: Any) -> None:
         self._occurrence()
         if is_array(condition):
             condition = bool(condition.any())
-        self.tensor.vetoed = self.tensor.vetoed or bool(condition)
+        self.assigned.vetoed = self.assigned.vetoed or bool(condition)
 
     # -- operations ------------------------------------------------------------------------
 
@@ -152,7 +146,7 @@ class LineByLine:
         kind = TABLE[name].kind
         if over == "all":
             node = self.tensor.program.traced.over_all[self._occurrence()]
-            return interpreter(self.host, self.tensor, self.whole)([node])[0]
+            return interpreter(self.xp, self.tensor, self.whole)([node])[0]
         if kind == "reduction":
             made = reduce(self.xp, name, args[0], over or "tensor")
             if not is_array(made):
@@ -166,10 +160,9 @@ class LineByLine:
         if kind == "size":
             return self._size(args[0], over or "tensor")
         if kind == "random":
-            shape = tuple(self.tensor.param.shape)
             made = random_numbers(
-                self.xp, name, shape, self.host.seed, stream_of(self._occurrence()),
-                self.tensor.entry.index, self.tensor.step,
+                self.xp, name, self.tensor.shape, self.whole.seed, stream_of(self._occurrence()),
+                self.tensor.index, self.xp.whole(self.tensor.step),
             )  # fmt: skip
             return self.xp.cast(made, self.tensor.program.compute)
         if not any(is_array(arg) for arg in args):
@@ -181,10 +174,8 @@ class LineByLine:
     def _size(self, x: Any, over: str) -> float:
         if not is_array(x):
             return 1.0
-        shape = tuple(x.shape)
-        rows = shape[0] if shape else 1
-        counts = {"tensor": math.prod(shape), "row": math.prod(shape[1:]), "column": rows}
-        return float(counts[over])
+        counted = {"tensor": "elements", "row": "columns", "column": "rows"}[over]
+        return float(sizes_of(tuple(x.shape))[counted])
 
     def run(self, *inputs: Any) -> Any:
         """What the stage's update returns for these arrays."""
@@ -193,25 +184,16 @@ class LineByLine:
             return self.stage._bare(self).update(*inputs)
 
 
-def _shaped(tensor: Tensor, array: Any) -> Any:
-    """A slot's array that broadcasts against a complex parameter's pairs of reals."""
-    shape = tuple(tensor.param.shape)
-    if len(shape) == len(array.shape):
-        return array
-    if math.prod(array.shape) == math.prod(shape):
-        return array.reshape(shape)
-    return array.reshape((*array.shape, *[1] * (len(shape) - len(array.shape))))
-
-
-def _line_by_line(host: Host, tensor: Tensor, whole: Step, asleep: frozenset[str]) -> None:
-    """Compute what one parameter becomes, by its stages' own lines."""
+def _run_stages(xp: Any, target: Target, whole: Whole, asleep: frozenset[str]) -> Assigned:
+    """What one parameter becomes, by its stages' own lines."""
+    tensor, assigned = target.tensor, Assigned()
     before, grad, param, update = tensor.param, tensor.grad, tensor.param, None
-    for stage in tensor.entry.pipeline.stages:
+    for stage in target.entry.pipeline.stages:
         if stage.kind != "rule" and stage.name in asleep:
             continue
-        context = LineByLine(host, stage, tensor, whole)
+        context = LineByLine(xp, stage, target, whole, assigned)
         if isinstance(stage, Rule):
-            seen = -grad if tensor.reading.options["maximize"] else grad
+            seen = -grad if target.options["maximize"] else grad
             param = context.run(before, seen)
         elif stage.kind == "gradient transform":
             grad = context.run(before, grad)
@@ -220,196 +202,129 @@ def _line_by_line(host: Host, tensor: Tensor, whole: Step, asleep: frozenset[str
             param = before + update
         else:
             param = context.run(param, before)
-    tensor.after["param"] = param
+    assigned.values["param"] = param
+    return assigned
 
 
-def _leaf(host: Host, tensor: Tensor, whole: Step, node: Node) -> Any:
-    """The value of a leaf of a tensor's graph."""
-    real = host.backend.real
-    if node.op == "param":
-        return tensor.param
-    if node.op == "grad":
-        return tensor.grad
-    if node.op == "slot":
-        scalar = dict(tensor.program.variant.slots)[node.data] == "scalar"
-        array = tensor.slots[node.data]
-        return float(array) if scalar else _shaped(tensor, real(array))
-    if node.op == "hyper":
-        return tensor.reading.values[node.data]
-    if node.op == "step":
-        return float(tensor.step)
-    if node.op == "is_new":
-        return node.data in tensor.new
-    if node.op == "shared":
-        return whole.shared[node.data]
-    if node.op == "extra":
-        value = tensor.extras[node.data]
-        return real(value[tensor.entry.index]) if isinstance(value, dict) else value
-    if splits(node):
-        return whole.totals[node.op, node.data[1]]
-    if node.data.startswith("all ") or node.data == "tensors":
-        return float(whole.sizes[node.data])
-    shape = tuple(tensor.param.shape)
-    counts = {
-        "elements": math.prod(shape),
-        "rows": shape[0] if shape else 1,
-        "columns": math.prod(shape[1:]),
-    }
-    return float(counts[node.data])
+def _line_by_line(
+    xp: Any, targets: Sequence[Target], whole: Whole, asleep: frozenset[str]
+) -> Outcome:
+    reduce_over_all(xp, [target.tensor for target in targets], whole, unread=True)
+    made = [_run_stages(xp, target, whole, asleep) for target in targets]
+    shared: dict[tuple[int, str], Any] = {}
+    for one in reversed(made):  # where groups give different numbers, the first one's stays
+        shared.update(one.shared)
+    return Outcome([one.values for one in made], shared, any(one.vetoed for one in made))
 
 
-def interpreter(host: Host, tensor: Tensor, whole: Step) -> Interpreter:
-    """Evaluates the graph of a tensor."""
-    return Interpreter(
-        host.xp,
-        tensor.program.compute,
-        tuple(tensor.param.shape),
-        lambda node: _leaf(host, tensor, whole, node),
-        host.seed,
-        tensor.entry.index,
-    )
+def _outcome(host: Host, targets: Sequence[Target], whole: Whole) -> Outcome:
+    if host.by_graph:
+        return pure_update(host.xp, [target.tensor for target in targets], whole)
+    return _line_by_line(host.xp, targets, whole, host.asleep())
 
 
-def _global_totals(host: Host, tensors: Sequence[Tensor], whole: Step) -> None:
-    """Reductions over all tensors, by interpretation of the graphs, level by level."""
-    while True:
-        missing = False
-        found: dict[tuple[str, Any], float] = {}
-        for tensor in tensors:
-            for node in tensor.program.global_reductions:
-                key = (node.op, node.data[1])
-                if key in whole.totals:
-                    continue
-                if any(
-                    splits(n) and n.data[0] == "all" and (n.op, n.data[1]) not in whole.totals
-                    for n in walk(node.args)
-                ):
-                    missing = True
-                    continue
-                (value,) = interpreter(host, tensor, whole)([node.args[0]])
-                part = reduce(host.xp, node.op, value, "tensor")
-                before = found.get(key)
-                found[key] = part if before is None else (
-                    before + part if node.op != "max_abs" else number("maximum", (before, part))
-                )
-        whole.totals.update(found)
-        if not missing:
-            return
+# -- the arrays that an update reads and writes -----------------------------------------------
 
 
-def _by_graph(host: Host, tensor: Tensor, whole: Step) -> None:
-    """Compute what one parameter becomes, by interpretation of its graph."""
-    traced = tensor.program.traced
-    run = interpreter(host, tensor, whole)
-    names = [*traced.slots, "param"]
-    tensor.after = dict(zip(names, run([*traced.slots.values(), traced.param]), strict=True))
-    tensor.vetoed = any(run(traced.vetoes))
-    for name, value in zip(traced.shared, run(traced.shared.values()), strict=True):
-        ordinal, _, full = name.partition(":")
-        tensor.shared[int(ordinal), full] = float(value)
-
-
-def _tensors(
-    host: Host,
-    gradients: Mapping[int, Any],
-    readings: Sequence[Reading],
-    extras: Mapping[str, Any],
-) -> list[Tensor]:
+def _targets(
+    host: Host, gradients: Mapping[int, Any], readings: Sequence[Reading]
+) -> list[Target]:
     truths, asleep, real = host.truths(readings), host.asleep(), host.backend.real
-    tensors = []
+    targets = []
     for entry in host.entries:
         if entry.index not in gradients:
             continue
         reading = readings[entry.group]
         shape = tuple(host.backend.shape(entry.param))
-        slots, kinds, new = host.engine.slots(entry, shape, truths[entry.group], reading.values)
+        stored, kinds, new = host.engine.slots(entry, shape, truths[entry.group], reading.values)
         choices = tuple(sorted(reading.options.items()))
         variant = Variant(choices, tuple(kinds.items()), asleep)
-        param = real(entry.param)
+        param, grad = real(entry.param), real(gradients[entry.index])
         made = program(entry.pipeline, variant, len(shape), host.backend.dtype(param))
-        counter = host._step_of(entry)
-        step = (host.updates if counter is None else int(counter)) + 1
-        grad = real(gradients[entry.index])
         if not shape and param.shape:  # one complex number is one row of two reals
             param, grad = param.reshape((1, 2)), grad.reshape((1, 2))
-        tensors.append(
-            Tensor(entry, made, param, grad, slots, new, reading, step, extras)
-        )
-    return tensors
+        counter = host._step_of(entry)
+        step = (host.updates if counter is None else int(counter)) + 1
+        slots = {
+            full: float(real(array)) if kinds[full] == "scalar" else _shaped(param, real(array))
+            for full, array in stored.items()
+        }
+        tensor = Tensor(
+            entry.index, made, tuple(param.shape), param, grad, slots,
+            {full: full in new for full in entry.pipeline.slots}, reading.values, float(step),
+        )  # fmt: skip
+        targets.append(Target(entry, tensor, reading.options, stored))
+    return targets
 
 
-def _sizes(tensors: Sequence[Tensor]) -> dict[str, int]:
-    sizes = {"tensors": len(tensors), "all rows": 0, "all columns": 0, "all elements": 0}
-    for tensor in tensors:
-        shape = tuple(tensor.param.shape)
-        sizes["all rows"] += shape[0] if shape else 1
-        sizes["all elements"] += math.prod(shape)
-        sizes["all columns"] += math.prod(shape[1:])
-    return sizes
+def _shaped(param: Any, array: Any) -> Any:
+    """A slot's array that broadcasts against a complex parameter's pairs of reals."""
+    shape = tuple(param.shape)
+    if len(shape) == len(array.shape):
+        return array
+    if math.prod(array.shape) == math.prod(shape):
+        return array.reshape(shape)
+    return array.reshape((*array.shape, *[1] * (len(shape) - len(array.shape))))
 
 
-def _write(host: Host, tensors: Sequence[Tensor]) -> None:
+def _extras(host: Host, extras: Mapping[str, Any]) -> dict[str, Any]:
+    real = host.backend.real
+    return {
+        name: {index: real(array) for index, array in value.items()}
+        if isinstance(value, Mapping)
+        else value
+        for name, value in extras.items()
+    }
+
+
+def _write(host: Host, targets: Sequence[Target], values: Sequence[Mapping[str, Any]]) -> None:
     backend = host.backend
     writes = []
-    for tensor in tensors:
-        for full, value in tensor.after.items():
-            target = tensor.param if full == "param" else backend.real(tensor.slots[full])
+    for target, after in zip(targets, values, strict=True):
+        for full, value in after.items():
+            into = target.tensor.param if full == "param" else backend.real(target.stored[full])
             # a value may be another slot's own array, which is about to be written
             if is_array(value):
                 value = backend.contiguous(value)
-                if len(value.shape) > len(target.shape):  # a row's slot of pairs of reals
-                    value = value.reshape(tuple(target.shape))
-            writes.append((target, value))
-    for target, value in writes:
-        backend.fill(target, value)
+                if len(value.shape) > len(into.shape):  # a row's slot of pairs of reals
+                    value = value.reshape(tuple(into.shape))
+            writes.append((into, value))
+    for into, value in writes:
+        backend.fill(into, value)
 
 
-def _compute(host: Host, tensor: Tensor, whole: Step) -> None:
-    if host.by_graph:
-        _by_graph(host, tensor, whole)
-    else:
-        _line_by_line(host, tensor, whole, host.asleep())
-
-
-def _write_in_waves(host: Host, tensors: Sequence[Tensor], whole: Step) -> None:
+def _write_in_waves(
+    host: Host, targets: Sequence[Target], whole: Whole, values: Sequence[Mapping[str, Any]]
+) -> None:
     """Write all; parameters that overlap are updated one after the other, as by a loop."""
-    params = [tensor.param for tensor in tensors]
-    waves = overlap_waves([host.engine.span(param) for param in params])
+    waves = overlap_waves([host.engine.span(target.tensor.param) for target in targets])
     for wave in range(max(waves, default=0) + 1):
-        chosen = [tensor for tensor, own in zip(tensors, waves, strict=True) if own == wave]
-        for tensor in chosen if wave else ():
-            tensor.after.clear()
-            _compute(host, tensor, whole)
-        _write(host, chosen)
+        places = [place for place, own in enumerate(waves) if own == wave]
+        chosen = [targets[place] for place in places]
+        found = _outcome(host, chosen, whole).values if wave else [values[p] for p in places]
+        _write(host, chosen, found)
 
 
 def eager_update(
     host: Host,
     gradients: dict[int, Any],
     readings: Sequence[Reading],
-    whole: Step,
+    step: Step,
     extras: Mapping[str, Any],
 ) -> bool:
     """One update without a kernel; False if it was vetoed."""
-    tensors = _tensors(host, gradients, readings, extras)
-    whole.sizes = _sizes(tensors)
+    targets = _targets(host, gradients, readings)
+    whole = Whole(host.seed, step.shared, _extras(host, extras))
     with numpy.errstate(all="ignore"):  # infinities and NaN pass silently, as in a kernel
-        _global_totals(host, tensors, whole)
-        for tensor in tensors:
-            _compute(host, tensor, whole)
-        if any(tensor.vetoed for tensor in tensors):
+        outcome = _outcome(host, targets, whole)
+        if outcome.veto:
             return False
-        _write_in_waves(host, tensors, whole)
-    for tensor in tensors:
-        entry = tensor.entry
-        for full in tensor.slots:
-            if full in tensor.new:
-                host.arrays.put(entry, full, tensor.slots[full])
-        host._advance(entry)
-    fresh: dict[tuple[int, str], float] = {}
-    for tensor in tensors:
-        for key, value in tensor.shared.items():
-            fresh.setdefault(key, value)
-    whole.shared.update(fresh)
+        _write_in_waves(host, targets, whole, outcome.values)
+    for target in targets:
+        for full, array in target.stored.items():
+            if target.tensor.new[full]:
+                host.arrays.put(target.entry, full, array)
+        host._advance(target.entry)
+    step.shared.update((key, float(value)) for key, value in outcome.shared.items())
     return True
 

@@ -2,6 +2,7 @@
 
 Nothing here is a plain number unless the framework has it so: hyperparameters, the step and
 conditions may be arrays of one element whose values are known only when a compiled step runs.
+NumPy and torch have them all as plain numbers: see `pellucid.fuse.eager`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from pellucid.fuse.program import Program
 from pellucid.fuse.segment import splits
 from pellucid.ops import RuleError
 
-__all__ = ["Outcome", "Tensor", "Whole", "pure_update"]
+__all__ = [
+    "Outcome", "Tensor", "Whole", "interpreter", "pure_update", "reduce_over_all", "sizes_of",
+]  # fmt: skip
 
 
 @dataclass
@@ -29,7 +32,7 @@ class Tensor:
     shape: tuple[Any, ...]  # None where only the running program knows it
     param: Any  # in the compute type
     grad: Any
-    slots: Mapping[str, Any]  # by full name; those of one value a tensor are of shape ()
+    slots: Mapping[str, Any]  # by full name; of one value a tensor: numbers, or of shape ()
     new: Mapping[str, Any]  # whether a slot takes part in its first update: bool, or an array
     values: Mapping[str, Any]  # the group's hyperparameters by full name, in float64
     step: Any  # the number of this update, from 1, in float64
@@ -44,6 +47,11 @@ class Whole:
     extras: Mapping[str, Any] = field(default_factory=dict)  # numbers, or arrays by index
     totals: dict[tuple[str, Any], Any] = field(default_factory=dict)
     sizes: dict[str, Any] = field(default_factory=dict)
+
+    def extra(self, name: str, index: int) -> Any:
+        """An extra input, as one tensor reads it."""
+        value = self.extras[name]
+        return value[index] if isinstance(value, Mapping) else value
 
 
 Kept = Callable[[Tensor, str, Any, Any], Any]
@@ -67,9 +75,7 @@ def pure_update(
         kept: makes of a slot's new value, the veto known, what is stored; the parameter is then
             computed from that. Without it values are given as they are computed.
     """
-    _count(tensors, whole)
-    runs = [_interpreter(xp, tensor, whole) for tensor in tensors]
-    _reduce_over_all(xp, tensors, runs, whole)
+    runs = reduce_over_all(xp, tensors, whole)
     _share_scalars(xp, tensors, runs)
     veto: Any = None
     for tensor, run in zip(tensors, runs, strict=True):
@@ -95,10 +101,11 @@ def pure_update(
 
 def _share_scalars(xp: Any, tensors: Sequence[Tensor], runs: Sequence[Interpreter]) -> None:
     """Compute each group's numbers once, apart from the loops over elements that read them."""
-    first: dict[tuple[int, int], int] = {}
+    first: dict[tuple[int, int, int], int] = {}
     places = []
     for place, tensor in enumerate(tensors):
-        key = id(tensor.program), id(tensor.values)
+        # torch counts each parameter's steps
+        key = id(tensor.program), id(tensor.values), id(tensor.step)
         first.setdefault(key, place)
         places.append(first[key])
     wanted = [
@@ -128,6 +135,8 @@ def _share_scalars(xp: Any, tensors: Sequence[Tensor], runs: Sequence[Interprete
 def _settled(xp: Any, values: list[Any]) -> list[Any]:
     """Values of which XLA computes the arrays once, and not in every loop that reads them."""
     arrays = [place for place, value in enumerate(values) if is_array(value)]
+    if not arrays:
+        return values
     made = list(values)
     for place, value in zip(arrays, xp.settled([values[k] for k in arrays]), strict=True):
         made[place] = value
@@ -141,7 +150,8 @@ def either(xp: Any, one: Any, other: Any) -> Any:
     return one if not is_array(other) and not other else xp.logical_or(one, other)
 
 
-def _interpreter(xp: Any, tensor: Tensor, whole: Whole) -> Interpreter:
+def interpreter(xp: Any, tensor: Tensor, whole: Whole) -> Interpreter:
+    """Evaluates the graph of a tensor."""
     return Interpreter(
         xp,
         tensor.program.compute,
@@ -159,8 +169,8 @@ def _leaf(xp: Any, tensor: Tensor, whole: Whole, node: Node) -> Any:
     if node.op in ("param", "grad"):
         return getattr(tensor, node.op)
     if node.op == "slot":
-        one = node.rank == Rank.TENSOR
-        return xp.wide(tensor.slots[node.data]) if one else tensor.slots[node.data]
+        value = tensor.slots[node.data]
+        return xp.wide(value) if node.rank == Rank.TENSOR and is_array(value) else value
     if node.op == "hyper":
         return tensor.values[node.data]
     if node.op == "step":
@@ -170,8 +180,7 @@ def _leaf(xp: Any, tensor: Tensor, whole: Whole, node: Node) -> Any:
     if node.op == "shared":
         return whole.shared[node.data]
     if node.op == "extra":
-        value = whole.extras[node.data]
-        return value[tensor.index] if isinstance(value, Mapping) else value
+        return whole.extra(node.data, tensor.index)
     return _size(tensor, whole, node.data)
 
 
@@ -188,19 +197,19 @@ def _size(tensor: Tensor, whole: Whole, counted: str) -> float:
     return float(size)
 
 
-def sizes_of(shape: tuple[Any, ...]) -> dict[str, int | None]:
+def sizes_of(shape: tuple[Any, ...]) -> dict[str, Any]:
     """How many elements, rows and columns a tensor has; None where only a step knows."""
     rows = shape[0] if shape else 1
     columns = math.prod(shape[1:])
     return {"elements": None if rows is None else rows * columns, "rows": rows, "columns": columns}
 
 
-def _count(tensors: Sequence[Tensor], whole: Whole) -> None:
-    whole.sizes = {"tensors": len(tensors)}
+def _sizes_of_all(tensors: Sequence[Tensor]) -> dict[str, Any]:
+    sizes: dict[str, Any] = {"tensors": len(tensors)}
     for name in ("elements", "rows", "columns"):
         counts = [sizes_of(tensor.shape)[name] for tensor in tensors]
-        known = [count for count in counts if count is not None]
-        whole.sizes[f"all {name}"] = sum(known) if len(known) == len(counts) else None
+        sizes[f"all {name}"] = None if None in counts else sum(counts)
+    return sizes
 
 
 def _waits(node: Node, whole: Whole) -> bool:
@@ -211,15 +220,24 @@ def _waits(node: Node, whole: Whole) -> bool:
     )
 
 
-def _reduce_over_all(
-    xp: Any, tensors: Sequence[Tensor], runs: Sequence[Interpreter], whole: Whole
-) -> None:
-    """Reductions over all tensors, level by level."""
+def reduce_over_all(
+    xp: Any, tensors: Sequence[Tensor], whole: Whole, unread: bool = False
+) -> list[Interpreter]:
+    """Count and reduce over all tensors, level by level; the interpreter of each.
+
+    What is known stays: an update of some of the tensors may follow.
+
+    Args:
+        unread: also reductions that the updates ask for and no result needs.
+    """
+    whole.sizes = whole.sizes or _sizes_of_all(tensors)
+    runs = [interpreter(xp, tensor, whole) for tensor in tensors]
+    programs = [tensor.program if unread else tensor.program.segmented for tensor in tensors]
     while True:
         found: dict[tuple[str, Any], Any] = {}
         waiting = False
-        for tensor, run in zip(tensors, runs, strict=True):
-            for node in tensor.program.segmented.global_reductions:
+        for asked, run in zip(programs, runs, strict=True):
+            for node in asked.global_reductions:
                 key = (node.op, node.data[1])
                 if key in whole.totals:
                     continue
@@ -230,7 +248,7 @@ def _reduce_over_all(
                 found[key] = _joined(xp, node.op, found.get(key), part)
         whole.totals.update(found)
         if not waiting:
-            return
+            return runs
 
 
 def _joined(xp: Any, op: str, before: Any, part: Any) -> Any:
