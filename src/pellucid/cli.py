@@ -1,10 +1,11 @@
-"""The command line: ``pellucid demo | rules | explain | bench``."""
+"""The command line: ``pellucid demo | rules | explain | show | diff | bench``."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -119,6 +120,17 @@ def explain(
         from pellucid.stage_text import rule_from_text, stages_from_text
 
         made = explained(stages_from_text(stages, rule_from_text(rule)), dtype=dtype)
+    _print(made)
+
+
+def _record(place: Path) -> Any:
+    """The record of a run: a file, or ``record.json`` in a folder."""
+    from pellucid.run.record import Record
+
+    return Record.load(place / "record.json" if place.is_dir() else place)
+
+
+def _print(made: Any) -> None:
     console = _console()
     if console.is_terminal:
         console.print(made)
@@ -126,12 +138,55 @@ def explain(
         typer.echo(str(made))
 
 
+RECORD_HELP = "a file that Record.save wrote, or a folder with record.json"
+
+
+@app.command()
+def show(
+    record: Annotated[Path, typer.Argument(help=RECORD_HELP)],
+    path: Annotated[str, typer.Argument(help='such as "optimizer/groups"')] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Show all hyperparameters of a run, or those below a path."""
+    import json
+
+    with _clear_errors():
+        found = _record(record)
+        shown = found[path] if path else found
+    if as_json:
+        data = shown.to_dict() if hasattr(shown, "to_dict") else shown
+        typer.echo(json.dumps(data, indent=1, ensure_ascii=False))
+    elif hasattr(shown, "to_dict"):
+        _print(shown)
+    else:
+        entry = found.entry(path)
+        typer.echo(f"{entry.value}  ({entry.provenance}{entry.source and ': ' + entry.source})")
+
+
+@app.command()
+def diff(
+    first: Annotated[Path, typer.Argument(help=RECORD_HELP)],
+    second: Annotated[Path, typer.Argument(help=RECORD_HELP)],
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Show in what two runs differ; exit with 1 if they do."""
+    import json
+
+    with _clear_errors():
+        from pellucid.run.compare import compare
+
+        found = compare(_record(first), _record(second), (str(first), str(second)))
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=1, ensure_ascii=False))
+    else:
+        _print(found)
+    raise typer.Exit(1 if found else 0)
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(context: typer.Context) -> None:
     """Run benchmarks/run.py of a checkout; further arguments are passed on to it."""
     import subprocess
-    from pathlib import Path
-
     script = Path(__file__).resolve().parents[2] / "benchmarks" / "run.py"
     with _clear_errors():
         if not script.is_file():

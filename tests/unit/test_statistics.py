@@ -742,7 +742,7 @@ def test_shown() -> None:
     Console(file=out, width=200).print(found)
     assert out.getvalue().count("head.bias") == 2  # one table, and the flag
     page = found._repr_html_()
-    assert "<td>head.bias</td>" in page
+    assert ">head.bias</th>" in page
     assert "<script" not in page
     assert json.loads(found.to_json()) == found.to_dict()
     assert list(found) == [name for name, _ in model.used()]

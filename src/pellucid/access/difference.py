@@ -15,13 +15,14 @@ from pellucid.access.alignment import (
     same,
     with_shared_parameters,
 )
+from pellucid.access.drawn import Drawn
 from pellucid.access.plain import common_prefix, counted, driver_text, json_value, number_of, short
 from pellucid.access.sources import Cell, Group, Owner, Source, source_of
 from pellucid.access.table import View
 from pellucid.declare import REQUIRED, plain_value
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+    from rich.console import RenderableType
 
 __all__ = ["Difference", "Row", "diff", "same"]
 
@@ -72,7 +73,7 @@ class Row:
         return f"{self.path}: {' | '.join(self.texts())}: {self.note}"
 
 
-class Difference:
+class Difference(Drawn):
     """What `pellucid.diff` gives: rows, true where there are any. Print it.
 
     ``a`` and ``b`` say what was compared.
@@ -93,20 +94,6 @@ class Difference:
     def to_dict(self) -> dict[str, Any]:
         """All rows as plain JSON data."""
         return {"a": self.a, "b": self.b, "rows": [row.to_dict() for row in self.rows]}
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield self._draw(options.max_width, options.ascii_only)
-
-    def __str__(self) -> str:
-        """A table as wide as the terminal, in colour there; plain text anywhere else."""
-        from pellucid.access.render import for_stdout
-
-        return for_stdout(self._draw)
-
-    def __repr__(self) -> str:
-        from pellucid.access.render import text
-
-        return text(self._draw)
 
     def _repr_html_(self) -> str:
         from pellucid.access.render import escaped, html_block, html_table
@@ -139,8 +126,10 @@ class Difference:
                 if count > 0]  # fmt: skip
 
 
-def diff(a: Any, b: Any) -> Difference:
+def diff(a: Any, b: Any) -> Any:
     """What differs between two live optimizers, by canonical names: print it, or ask its rows.
+
+    Two records of runs are compared as `Record.diff` does.
 
     Groups are aligned by name, else by their parameters, else by position; parameters by name,
     and by position where no name is in common. Compared are hyperparameters, schedules, the
@@ -157,6 +146,8 @@ def diff(a: Any, b: Any) -> Difference:
     >>> print(*pellucid.diff(one, other))
     group 0/momentum: 0 | 0.9: values differ
     """
+    if type(a) is type(b) and hasattr(a, "entries") and hasattr(a, "diff"):
+        return a.diff(b)
     sources = [one._source if isinstance(one, View) else source_of(one) for one in (a, b)]
     comparison = _Comparison(*map(Side, sources))
     return Difference(comparison.a.title, comparison.b.title, list(comparison.rows()))

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import html
-import io
 import json
 import math
-import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import box
-from rich.console import Console, RenderableType
 from rich.console import Group as Stack
+from rich.console import RenderableType
 from rich.table import Table
-from rich.text import Text
 
-if TYPE_CHECKING:
-    from rich.console import ConsoleOptions, RenderResult
+from pellucid.access.drawn import Drawn
+from pellucid.access.render import escaped, html_block, html_table, words
 
 __all__ = ["KINDS", "Flag", "ParameterStatistics", "Statistics"]
 
@@ -66,7 +61,7 @@ class ParameterStatistics:
     grad_missing: bool = False
 
 
-class Statistics(Mapping[str, ParameterStatistics]):
+class Statistics(Drawn, Mapping[str, ParameterStatistics]):
     """What `View.statistics` and `View.measure` found, by the parameters' names.
 
     Printed it is a table, the worst parameters first, and below it the `flags`.
@@ -164,61 +159,28 @@ class Statistics(Mapping[str, ParameterStatistics]):
             lines = ["no flags"]
         return lines + [f"note: {note}" for note in self.notes]
 
-    def _renderable(self, width: int, ascii_only: bool) -> Stack:
+    def _draw(self, width: int, ascii_only: bool) -> Stack:
         headings, cells = self._cells()
         shape = box.ASCII if ascii_only else box.SIMPLE_HEAD
-        parts: list[RenderableType] = [Text(line) for line in self._summary()]
+        parts: list[RenderableType] = [words(line, ascii_only) for line in self._summary()]
         for band in _bands(headings, cells, width) if cells else ():
             table = Table(box=shape, header_style="bold", pad_edge=False, show_edge=False)
             for number in band:
                 side: Any = "left" if headings[number] in LEFT else "right"
                 fold = number == 0
                 table.add_column(
-                    Text(headings[number]), justify=side, overflow="fold", no_wrap=not fold,
-                    max_width=WIDEST if fold else None,
+                    words(headings[number], ascii_only), justify=side, overflow="fold",
+                    no_wrap=not fold, max_width=WIDEST if fold else None,
                 )  # fmt: skip
             for row in cells:
-                table.add_row(*(Text(row[number]) for number in band))
+                table.add_row(*(words(row[number], ascii_only) for number in band))
             parts += ["", table]
-        return Stack(*parts, "", *(Text(line) for line in self._below()))
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield self._renderable(options.max_width, options.ascii_only)
-
-    def _text(self, color: bool, ascii_only: bool) -> str:
-        out = io.StringIO()
-        width = max(shutil.get_terminal_size().columns, 20)
-        console = Console(
-            file=out,
-            width=width,
-            force_terminal=color,
-            color_system="standard" if color else None,
-            legacy_windows=False,
-        )
-        console.print(self._renderable(width, ascii_only))
-        return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").splitlines())
-
-    def __str__(self) -> str:
-        encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
-        unicode = encoding.startswith("utf")
-        shown = self._text(sys.stdout.isatty(), not unicode)
-        return shown if unicode else shown.encode("ascii", "replace").decode()
-
-    def __repr__(self) -> str:
-        return self._text(False, False)
+        return Stack(*parts, "", *(words(line, ascii_only) for line in self._below()))
 
     def _repr_html_(self) -> str:
         headings, cells = self._cells()
-        head = "".join(f"<th>{html.escape(one)}</th>" for one in headings)
-        body = "".join(
-            f"<tr>{''.join(f'<td>{html.escape(one)}</td>' for one in row)}</tr>" for row in cells
-        )
-        above = "".join(f"<p>{html.escape(line)}</p>" for line in self._summary())
-        below = "".join(f"<li>{html.escape(line)}</li>" for line in self._below())
-        return (
-            f"{above}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-            f"<ul>{below}</ul>"
-        )
+        lines = [*map(escaped, self._summary())], [*map(escaped, self._below())]
+        return html_block(*lines[0], html_table(headings, cells), *lines[1])
 
 
 def _bands(headings: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> list[list[int]]:

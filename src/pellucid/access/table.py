@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pellucid.access.drawn import Drawn
 from pellucid.access.errors import UnknownNameError, no_such
 from pellucid.access.patterns import Found, find, matching, named, select, split
 from pellucid.access.slots import StateTable
@@ -16,7 +16,7 @@ from pellucid.changes import Journal
 from pellucid.declare import HyperparameterError
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.console import RenderableType
 
     from pellucid.access.statistics import Statistics
     from pellucid.access.tree import Tree
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["View"]
 
 
-class View:
+class View(Drawn):
     """One read and write table over an optimizer; made by `pellucid.view`.
 
     A path is a name, canonical (``learning_rate``) or the framework's own (``lr``), alone or after
@@ -307,21 +307,10 @@ class View:
 
         return tree_of(self._source, depth, slots, limit)
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def _draw(self, width: int, ascii_only: bool) -> RenderableType:
         from pellucid.access.render import renderable
 
-        yield renderable(self._source, options.max_width, options.ascii_only)
-
-    def __str__(self) -> str:
-        """A table as wide as the terminal, in colour there; plain text anywhere else."""
-        from pellucid.access.render import for_stdout, renderable
-
-        return for_stdout(partial(renderable, self._source))
-
-    def __repr__(self) -> str:
-        from pellucid.access.render import renderable, text
-
-        return text(partial(renderable, self._source))
+        return renderable(self._source, width, ascii_only)
 
     def _repr_html_(self) -> str:
         from pellucid.access.render import html_page

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.text import Text
 from rich.tree import Tree as RichTree
 
+from pellucid.access.drawn import Drawn
 from pellucid.access.plain import common_prefix, counted, short, unindexed
-from pellucid.access.render import escaped, for_stdout, html_block, setting, text, words
+from pellucid.access.render import escaped, html_block, setting, words
 from pellucid.access.sources import Cell, Group, Owner, Source
-
-if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
 
 __all__ = ["Node", "Tree", "folded", "tree_of"]
 
@@ -28,21 +26,11 @@ class Node:
     children: list[Node] = field(default_factory=list)
 
 
-class Tree:
+class Tree(Drawn):
     """What `View.tree` gives: the optimizer as it was then. Print it, or show it in a notebook."""
 
     def __init__(self, root: Node) -> None:
         self.root = root
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield self._draw(options.max_width, options.ascii_only)
-
-    def __str__(self) -> str:
-        """As wide as the terminal, in colour there; plain text anywhere else."""
-        return for_stdout(self._draw)
-
-    def __repr__(self) -> str:
-        return text(self._draw)
 
     def _repr_html_(self) -> str:
         return html_block(_html(self.root))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import datetime
 import enum
@@ -34,13 +35,19 @@ _SECRET = re.compile(
     r"|auth|authorization|bearer)$",
     re.IGNORECASE,
 )
+_SAID = re.compile(r"([A-Za-z_]\w*)(['\"]?[=:] ?)('[^']*'|\"[^\"]*\"|[^\s,)\]}]+)")
 _NO_SECRET = {"pad_token", "eos_token", "bos_token", "unk_token", "sep_token", "cls_token"}
 
 
+@functools.lru_cache(maxsize=4096)
 def is_secret(name: str) -> bool:
     """Whether a value of this name must not be shown: ``api_key``, ``hub_token``, ``password``."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip("-")).replace("-", "_").lower()
     return bool(_SECRET.search(spaced)) and spaced.removeprefix("mask_") not in _NO_SECRET
+
+
+def _masked(said: re.Match[str]) -> str:
+    return f"{said[1]}{said[2]}{MASK}" if is_secret(said[1]) else said[0]
 
 
 def class_name(one: Any) -> str:
@@ -73,9 +80,9 @@ class _Plain:
         self.open: set[int] = set()
 
     def of(self, value: Any, name: str, level: int) -> Any:
-        if is_secret(name) and value not in (None, "", False, True):
-            return MASK
         try:
+            if is_secret(name) and not (value is None or value is True or value is False):
+                return value if isinstance(value, str) and not value else MASK
             return self._of(value, level)
         except Exception as error:  # the value is a stranger's
             return {"unreadable": class_name(value), "error": _said(error)}
@@ -103,6 +110,8 @@ class _Plain:
             return {"class": class_name(value), **self._mapping(found, level)}
         if isinstance(value, tuple) and hasattr(value, "_asdict"):
             return self._mapping(value._asdict(), level)
+        if isinstance(value, _NAMESPACES):
+            return self._mapping(vars(value), level)
         if isinstance(value, Set):
             return self._list(sorted(value, key=repr), level)
         if isinstance(value, Sequence):
@@ -144,19 +153,23 @@ class _Plain:
 
 
 _UNKNOWN = object()
+_NAMESPACES = (argparse.Namespace, types.SimpleNamespace)
 
 
 def _simple(value: Any) -> Any:
     """What has no parts as JSON data; a mark for everything else."""
-    if value is None or isinstance(value, (bool, str)) and not isinstance(value, enum.Enum):
+    if value is None or (isinstance(value, (bool, str)) and not isinstance(value, enum.Enum)):
         return value if not isinstance(value, str) else _short(str(value))
     if isinstance(value, enum.Enum):
         return value.value if isinstance(value.value, (str, int)) else value.name
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, (numpy.generic, numpy.dtype)):
+        held = value.item() if isinstance(value, numpy.generic) else str(value)
+        return str(value) if type(held) is type(value) else _simple(held)
     if is_number(value):
-        number = value.item() if hasattr(value, "item") else value
-        if isinstance(number, int):
-            return int(number)
-        number = float(number)
+        if isinstance(value, int):
+            return int(value) if value.bit_length() < LONGEST else _short(hex(value))
+        number = float(value)
         return number if math.isfinite(number) else str(number)
     for kinds, told in _TOLD:
         if isinstance(value, kinds):
@@ -165,12 +178,12 @@ def _simple(value: Any) -> Any:
         return _array(value)
     if type(value).__module__ == "torch" and type(value).__name__ in _TORCHS:
         return str(value)
-    if callable(value) and hasattr(value, "__code__"):
-        return _function(value)
+    if callable(value) and isinstance(getattr(value, "__name__", None), str):
+        return _function(value)  # wrapped, jitted, a ufunc
     return _UNKNOWN
 
 
-_TORCHS = {"dtype", "device", "layout", "memory_format", "Size"}
+_TORCHS = {"dtype", "device", "layout", "memory_format"}
 
 
 def _path(value: os.PathLike[Any]) -> str:
@@ -191,8 +204,8 @@ def _partial(value: Any) -> Any:
 
 def _function(value: Any) -> dict[str, Any]:
     """Where a function is written; of a closure also what it holds."""
-    name = getattr(value, "__qualname__", repr(value))
-    function = getattr(value, "__func__", value)
+    name = getattr(value, "__qualname__", value.__name__)
+    function = inspect.unwrap(getattr(value, "__func__", value))
     code = getattr(function, "__code__", None)
     module = getattr(value, "__module__", "") or ""
     found: dict[str, Any] = {"function": f"{module}:{name}" if module else name}
@@ -242,7 +255,7 @@ def _digest(value: Any) -> str:
     import numpy
 
     size = math.prod(value.shape) * getattr(value.dtype, "itemsize", 8)
-    if size > DIGESTED or not value.shape and size == 0:
+    if size > DIGESTED or (not value.shape and size == 0):
         return ""
     if hasattr(value, "detach"):
         value = value.detach().cpu().contiguous()
@@ -260,7 +273,7 @@ def _short(text: str) -> str:
 
 def _text(value: Any) -> str:
     try:
-        return _short(re.sub(r"\s+", " ", repr(value)))
+        return _short(_SAID.sub(_masked, re.sub(r"\s+", " ", repr(value))))
     except Exception as error:
         return f"<{class_name(value)}: {_said(error)}>"
 

@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pellucid.access.drawn import Drawn
 from pellucid.run.plain import plain
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.console import RenderableType
+
+    from pellucid.run.compare import Comparison
 
 __all__ = ["FORMAT", "PROVENANCES", "Entry", "Findings", "Missing", "Record", "Values"]
 
 FORMAT = 1
+SCHEMA = Path(__file__).with_name("record.schema.json")
 Provenance = Literal["observed", "declared", "default", "unknown"]
 PROVENANCES: dict[str, str] = {
     "observed": "read from the object",
@@ -44,7 +48,7 @@ class Missing:
     why: str
 
 
-class Values(Mapping[str, Any]):
+class Values(Drawn, Mapping[str, Any]):
     """Nested values; a key that is a name is also an attribute: ``values.optimizer.groups``."""
 
     def __init__(self, content: Mapping[str, Any]) -> None:
@@ -81,18 +85,15 @@ class Values(Mapping[str, Any]):
             for key, one in self._content.items()
         }
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def _draw(self, width: int, ascii_only: bool) -> RenderableType:
         from pellucid.run.shown import tree_of_values
 
-        yield tree_of_values(self)
+        return tree_of_values(self)._draw(width, ascii_only)
 
-    def __str__(self) -> str:
-        from pellucid.run.shown import text_of, tree_of_values
+    def _repr_html_(self) -> str:
+        from pellucid.run.shown import tree_of_values
 
-        return text_of(tree_of_values(self))
-
-    def __repr__(self) -> str:
-        return f"Values({self.to_dict()!r})"
+        return tree_of_values(self)._repr_html_()
 
 
 def _parts(key: str, content: Mapping[str, Any]) -> list[str]:
@@ -137,7 +138,7 @@ class Findings:
         return Record(self.entries, tuple(self.missing), self.recipes, created)
 
 
-class Record(Mapping[str, Any]):
+class Record(Drawn, Mapping[str, Any]):
     """All hyperparameters of a run, by path; what was not captured is listed in ``missing``.
 
     ``record["optimizer/groups/0/learning_rate"]`` is a value, ``record["optimizer"]`` all below,
@@ -225,6 +226,12 @@ class Record(Mapping[str, Any]):
 
     # -- files -----------------------------------------------------------------------------
 
+    @staticmethod
+    def schema() -> dict[str, Any]:
+        """The JSON schema of the files."""
+        found: dict[str, Any] = json.loads(SCHEMA.read_text(encoding="utf-8"))
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON data, by the published schema."""
         return {
@@ -286,25 +293,23 @@ class Record(Mapping[str, Any]):
         except ValueError as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from error
 
-    # -- printing --------------------------------------------------------------------------
+    # -- printing, comparing ---------------------------------------------------------------
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def diff(self, other: Record) -> Comparison:
+        """What differs between this record and another, by section."""
+        from pellucid.run.compare import compare
+
+        return compare(self, other)
+
+    def _draw(self, width: int, ascii_only: bool) -> RenderableType:
         from pellucid.run.shown import tree_of_record
 
-        yield tree_of_record(self)
-
-    def __str__(self) -> str:
-        from pellucid.run.shown import text_of, tree_of_record
-
-        return text_of(tree_of_record(self))
-
-    def __repr__(self) -> str:
-        return f"<Record: {len(self)} values, {len(self.missing)} not captured>"
+        return tree_of_record(self)._draw(width, ascii_only)
 
     def _repr_html_(self) -> str:
-        from pellucid.run.shown import html_of, tree_of_record
+        from pellucid.run.shown import tree_of_record
 
-        return html_of(tree_of_record(self))
+        return tree_of_record(self)._repr_html_()
 
 
 def nested(flat: Mapping[str, Any]) -> Values:

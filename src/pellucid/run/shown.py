@@ -1,22 +1,22 @@
-"""Records and nested values as trees in the terminal and in notebooks."""
+"""Records and nested values as trees, in the terminal and in notebooks."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.text import Text
-from rich.tree import Tree
+from pellucid.access.tree import Node, Tree
 
-from pellucid.run.record import Entry, Record, Values
+if TYPE_CHECKING:
+    from pellucid.run.record import Entry, Record, Values
 
-__all__ = ["html_of", "text_of", "tree_of_record", "tree_of_values", "value_text"]
+__all__ = ["tree_of_record", "tree_of_values", "value_text"]
 
-WIDTH = 100
 LONGEST = 72
-MARKS = {"observed": "", "declared": "declared", "default": "default", "unknown": "unknown"}
+"""Of a value's text."""
+
+SHOWN, ENDS = 60, 20
+"""Children of a node that are shown all; of more, so many from the start."""
 
 
 def value_text(value: Any) -> str:
@@ -34,45 +34,34 @@ def value_text(value: Any) -> str:
 
 def tree_of_values(values: Values, title: str = "hyperparameters") -> Tree:
     """Nested values as a tree."""
-    root = Tree(Text(title, style="bold"))
-    _grow(root, values, {}, "")
-    return root
+    return Tree(_node(title, values, {}, ""))
 
 
 def tree_of_record(record: Record) -> Tree:
     """A record as a tree, each value with its provenance, unless it was observed."""
-    root = Tree(Text("record" + (f" of {record.created}" if record.created else ""), style="bold"))
-    _grow(root, record.tree, record.entries, "")
+    root = _node("record", record.tree, record.entries, "")
+    root.text = f"of {record.created}" if record.created else ""
     if record.missing:
-        lost = root.add(Text(f"not captured: {len(record.missing)}", style="yellow"))
-        for one in record.missing:
-            lost.add(Text.assemble(one.path, (f"  {one.why}", "dim")))
-    return root
+        lost = [Node(one.path, one.why) for one in record.missing]
+        root.children.append(Node(f"not captured: {len(lost)}", children=_some(lost)))
+    return Tree(root)
 
 
-def _grow(parent: Tree, values: Values, entries: Mapping[str, Entry], path: str) -> None:
+def _node(name: str, values: Values, entries: Mapping[str, Entry], path: str) -> Node:
+    children = []
     for key, value in values.items():
         here = f"{path}/{key}" if path and key else path or key
-        if isinstance(value, Values):
-            _grow(parent.add(Text(key, style="bold")), value, entries, here)
+        if hasattr(value, "to_dict"):
+            children.append(_node(key, value, entries, here))
             continue
-        line = Text.assemble(f"{key or '·'}  ", (value_text(value), "cyan"))
         entry = entries.get(here)
-        if entry is not None and MARKS[entry.provenance]:
-            line.append(f"  ({MARKS[entry.provenance]})", style="dim")
-        parent.add(line)
+        told = entry is not None and entry.provenance != "observed"
+        note = f"  ({entry.provenance})" if entry is not None and told else ""
+        children.append(Node(key or "·", value_text(value) + note))
+    return Node(name, children=_some(children))
 
 
-def text_of(tree: Tree) -> str:
-    """A tree as text without color."""
-    console = Console(width=WIDTH, file=io.StringIO(), color_system=None)
-    console.print(tree)
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def html_of(tree: Tree) -> str:
-    """A tree as HTML, for notebooks."""
-    console = Console(width=WIDTH, file=io.StringIO(), record=True, force_jupyter=False)
-    console.print(tree)
-    return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+def _some(nodes: list[Node]) -> list[Node]:
+    if len(nodes) <= SHOWN:
+        return nodes
+    return [*nodes[:ENDS], Node("...", f"and {len(nodes) - ENDS} more")]
