@@ -80,6 +80,40 @@ PARAMETER: dict[str, tuple[Any, Callable[[Array], Array]]] = {
 }
 
 
+def descent(transform: Transform) -> Transform:
+    """Where SGD goes with transformed gradients."""
+
+    def follow(params: Tensors, grads: Tensors) -> Tensors:
+        return {n: params[n] - RATE * g for n, g in transform(params, grads).items()}
+
+    return follow
+
+
+def many_at_once() -> tuple[Any, Transform, Tensors]:
+    """A chain of many transforms, the references in its order, and the averages they keep."""
+    stage = chain(
+        transforms.centralize(),
+        transforms.clip_by_norm(3.0),
+        transforms.clip_by_global_norm(2.0),
+        SGD(RATE),
+        transforms.decay_weights(0.5),
+        transforms.project(1.5),
+        transforms.average_weights(0.75),
+    )
+    averages: Tensors = {}
+
+    def follow(params: Tensors, grads: Tensors) -> Tensors:
+        grads = {n: reference.clip_by_norm(reference.centralize(g), 3.0) for n, g in grads.items()}
+        done = {}
+        for name, grad in reference.clip_by_global_norm(grads, 2.0).items():
+            update = reference.decay_weights(-RATE * grad, params[name], RATE, 0.5)
+            done[name] = reference.project_max_norm(params[name] + update, 1.5)
+            averages[name] = reference.average_weights(done[name], averages.get(name), 0.75)
+        return done
+
+    return stage, follow, averages
+
+
 def gradients(kind: Callable[..., list[Array]], steps: int = STEPS) -> list[Tensors]:
     """For each step a gradient of every parameter; at the second step, none for ``skipped``."""
     drawn = {n: kind(shape, steps, 200 + i) for i, (n, shape) in enumerate(SHAPES.items())}
@@ -126,11 +160,7 @@ def assert_follows(
 @pytest.mark.parametrize("name", GRADIENT)
 def test_gradient_transform(name: str, kind: Any) -> None:
     stage, transform = GRADIENT[name]
-
-    def follow(params: Tensors, grads: Tensors) -> Tensors:
-        return {n: params[n] - RATE * g for n, g in transform(params, grads).items()}
-
-    assert_follows(chain(stage, SGD(RATE)), gradients(kind), follow)
+    assert_follows(chain(stage, SGD(RATE)), gradients(kind), descent(transform))
 
 
 @pytest.mark.parametrize("name", PARAMETER)
@@ -142,26 +172,7 @@ def test_parameter_transform(name: str) -> None:
 
 def test_all_at_once() -> None:
     """Two clippings and a centring, decay, averaging and a projection, as one program."""
-    stage = chain(
-        transforms.centralize(),
-        transforms.clip_by_norm(3.0),
-        transforms.clip_by_global_norm(2.0),
-        SGD(RATE),
-        transforms.decay_weights(0.5),
-        transforms.project(1.5),
-        transforms.average_weights(0.75),
-    )
-    averages: Tensors = {}
-
-    def follow(params: Tensors, grads: Tensors) -> Tensors:
-        grads = {n: reference.clip_by_norm(reference.centralize(g), 3.0) for n, g in grads.items()}
-        done = {}
-        for name, grad in reference.clip_by_global_norm(grads, 2.0).items():
-            update = reference.decay_weights(-RATE * grad, params[name], RATE, 0.5)
-            done[name] = reference.project_max_norm(params[name] + update, 1.5)
-            averages[name] = reference.average_weights(done[name], averages.get(name), 0.75)
-        return done
-
+    stage, follow, averages = many_at_once()
     steps = gradients(mild_gradients)
     assert_follows(stage, steps, follow)
     averages.clear()

@@ -11,7 +11,7 @@ import pytest
 import pellucid.keras
 import pellucid.numpy
 from pellucid import CATALOGUE
-from pellucid.keras.hypers import on_host
+from pellucid.keras.host_values import on_host
 from pellucid.keras.names import CLASSES
 from stepper import Stepper
 from test_arithmetic import (

@@ -13,7 +13,7 @@ import pellucid
 import pellucid.keras
 from fitting import At, model_of, train, weight
 from pellucid import HyperparameterError
-from pellucid.keras.hypers import on_host
+from pellucid.keras.host_values import on_host
 from stepper import Stepper
 
 BACKEND = keras.backend.backend()

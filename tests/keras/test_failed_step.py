@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import pellucid.keras
-from pellucid.keras.hypers import on_host
+from pellucid.keras.host_values import on_host
 
 pytestmark = pytest.mark.backends("tensorflow")
 

@@ -18,7 +18,7 @@ from keras.src.saving.serialization_lib import SafeModeScope
 
 import pellucid.keras
 from pellucid import chain, ref, route, schedules
-from pellucid.keras.hypers import on_host
+from pellucid.keras.host_values import on_host
 from pellucid.transforms import add_noise, average_weights, clip_by_global_norm
 
 BACKEND = keras.backend.backend()

@@ -11,7 +11,7 @@ import pytest
 import pellucid
 import pellucid.keras
 from fitting import At, train
-from pellucid.keras.hypers import on_host
+from pellucid.keras.host_values import on_host
 from stepper import Stepper
 
 BACKEND = keras.backend.backend()

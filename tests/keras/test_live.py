@@ -13,7 +13,7 @@ import pellucid.keras
 import pellucid.numpy
 from fitting import BEFORE, EVENTS, STEPS, At, Traces, model_of, train, weight
 from pellucid import CATALOGUE, HyperparameterError
-from pellucid.keras.hypers import on_host
+from pellucid.keras.host_values import on_host
 from reference.test_references import ACTIVE, INITIAL_ONLY
 from stepper import Stepper
 

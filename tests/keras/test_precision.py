@@ -13,7 +13,7 @@ import pellucid
 import pellucid.keras
 import pellucid.numpy
 from pellucid import SGD, Adam, Rule, chain, every, extra, hyper
-from pellucid.keras.hypers import on_host
+from pellucid.keras.host_values import on_host
 from pellucid.transforms import average_weights, skip_nonfinite
 from stepper import Stepper
 

@@ -22,7 +22,7 @@ from conformance.cases import (
 )
 from pellucid import CATALOGUE
 from pellucid.keras import stepping as module
-from pellucid.keras.hypers import on_host
+from pellucid.keras.host_values import on_host
 from reference.steps import Result
 from stepper import Stepper
 

@@ -13,7 +13,7 @@ import pellucid
 import pellucid.keras
 from pellucid import FTRL, Adam, AdamW, RowwiseAdagrad, Rule, chain, hyper, ops, route, slot
 from pellucid.keras import optimizer as module
-from pellucid.keras.hypers import on_host
+from pellucid.keras.host_values import on_host
 from pellucid.ops import RuleError
 from pellucid.transforms import clip_by_value
 

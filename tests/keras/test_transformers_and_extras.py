@@ -12,7 +12,7 @@ import pytest
 import pellucid.keras
 from pellucid import Rule, chain, extra, hyper, slot
 from pellucid.keras import optimizer as module
-from pellucid.keras.hypers import on_host
+from pellucid.keras.host_values import on_host
 
 BACKEND = keras.backend.backend()
 HOW = ["interpreted"] if BACKEND == "jax" else ["fused", "interpreted"]

@@ -19,14 +19,15 @@ from conformance.test_transforms_numpy import (
     RATE,
     ROUNDING,
     Tensors,
+    descent,
     each,
     gradients,
     initial,
+    many_at_once,
 )
 from pellucid import SGD, Adam, chain, every, route, transforms
 from pellucid.keras import optimizer as module
-from pellucid.keras.hypers import on_host
-from reference import transforms as reference
+from pellucid.keras.host_values import on_host
 from reference.gradients import mild_gradients
 from stepper import Stepper
 
@@ -90,11 +91,7 @@ def assert_follows(
 @pytest.mark.parametrize("name", GRADIENT)
 def test_gradient_transform(name: str) -> None:
     stage, transform = GRADIENT[name]
-
-    def follow(params: Tensors, grads: Tensors) -> Tensors:
-        return {n: params[n] - RATE * g for n, g in transform(params, grads).items()}
-
-    assert_follows(chain(stage, SGD(RATE)), gradients(mild_gradients), follow)
+    assert_follows(chain(stage, SGD(RATE)), gradients(mild_gradients), descent(transform))
 
 
 @pytest.mark.parametrize("name", PARAMETER)
@@ -106,26 +103,7 @@ def test_parameter_transform(name: str) -> None:
 
 def test_all_at_once() -> None:
     """Two clippings and a centring, decay, averaging and a projection, as one program."""
-    stage = chain(
-        transforms.centralize(),
-        transforms.clip_by_norm(3.0),
-        transforms.clip_by_global_norm(2.0),
-        SGD(RATE),
-        transforms.decay_weights(0.5),
-        transforms.project(1.5),
-        transforms.average_weights(0.75),
-    )
-    averages: Tensors = {}
-
-    def follow(params: Tensors, grads: Tensors) -> Tensors:
-        grads = {n: reference.clip_by_norm(reference.centralize(g), 3.0) for n, g in grads.items()}
-        done = {}
-        for name, grad in reference.clip_by_global_norm(grads, 2.0).items():
-            update = reference.decay_weights(-RATE * grad, params[name], RATE, 0.5)
-            done[name] = reference.project_max_norm(params[name] + update, 1.5)
-            averages[name] = reference.average_weights(done[name], averages.get(name), 0.75)
-        return done
-
+    stage, follow, averages = many_at_once()
     runs = assert_follows(stage, gradients(mild_gradients), follow)
     for name, average in averages.items():
         held = runs["float32"].slot(name, "average_weights.average")

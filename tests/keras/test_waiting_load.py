@@ -12,7 +12,7 @@ import pytest
 import pellucid
 import pellucid.keras
 from pellucid import schedules
-from pellucid.keras.hypers import on_host
+from pellucid.keras.host_values import on_host
 
 X = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
 Y = X.sum(1, keepdims=True)

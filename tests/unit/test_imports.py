@@ -50,6 +50,7 @@ ARROWS: dict[str, set[str]] = {
     "optax": HOST,
     # what stands above, and is handed objects of a framework
     "access": HOST,
+    "run": {*HOST, "access", "schedules"},
     "conformance": HOST,
     "explanation": {*CORE, "rules"},
     "stage_text": {*CORE, "rules"},
@@ -70,6 +71,7 @@ LAZY: dict[str, set[str]] = {
     "keras": {"torch"},  # on Keras's torch backend; see BETWEEN_FRAMEWORKS
     # of an object of that framework: its table of names, its groups, what drives a value
     "access": {"torch", "keras", "schedules"},
+    "run": {"torch", "keras", "numpy"},
     "cli": set(ARROWS),  # on top of all, each command loading what it needs
 }
 """What it may import besides, inside a function, when it is needed."""
@@ -86,14 +88,14 @@ THIRD: dict[str, set[str]] = {
     # each a file that is loaded on that backend only
     "tensorflow": {
         *(f"keras/tensorflow_{name}.py" for name in ("checkpoint", "host_op", "kernel", "op")),
-        *(f"keras/legacy_{name}.py" for name in ("gradients", "hooks", "hypers", "optimizer")),
-        *(f"keras/legacy_{name}.py" for name in ("state", "variables")),
+        *(f"keras/legacy_{name}.py" for name in ("applying", "gradients", "hooks", "hypers")),
+        *(f"keras/legacy_{name}.py" for name in ("optimizer", "state", "variables")),
     },
     "jax": {"jax", "optax"},
     "numba": {"fuse", "torch/handles.py", "torch/objects.py"},
     "llvmlite": {"fuse"},
     "numpy": {"fuse", "host.py", "numpy", "torch", "keras", "optax", "conformance.py", "demo"},
-    "rich": {"access", "cli.py", "demo", "explanation.py"},
+    "rich": {"access", "cli.py", "demo", "explanation.py", "run"},
     "typer": {"cli.py"},
     "sklearn": {"demo"},
     "threadpoolctl": {"demo"},

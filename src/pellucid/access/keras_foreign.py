@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pellucid.access.keras_allowed import allowed_value, check_effect, leaves_state
+from pellucid.access.keras_foreign_groups import KerasGroup
 from pellucid.access.keras_journal import Watched, watch, watched
 from pellucid.access.keras_settings import (
     Leaf,
@@ -22,13 +22,11 @@ from pellucid.access.keras_settings import (
     keras,
     leaves_of,
     restorer,
-    settings_of,
 )
 from pellucid.access.keras_slots import State, begin_anew, cell, path_of, state_of
 from pellucid.access.sources import Assignment, Cell, Group, Owner
 from pellucid.access.writing import labels
 from pellucid.changes import Journal
-from pellucid.controls import Names, Place
 from pellucid.declare import Ref, is_scalar_array
 
 __all__ = ["KerasSource", "check_foreign", "check_given", "outer_state"]
@@ -71,62 +69,6 @@ def check_foreign(optimizer: Any) -> None:
                     " allowed are Keras's own and strangers' classes: read and write its "
                     "hyperparameters as its attributes and items, optimizer['learning_rate']"
                 )
-
-
-class KerasGroup:
-    """The variables of one optimizer; see `pellucid.access.sources.Group`."""
-
-    def __init__(self, index: int, name: str, leaf: Leaf, variables: Sequence[str], size: int):
-        self.index, self.name, self.leaf = index, name, leaf
-        self.members, self.size = variables, size
-
-    @property
-    def rule(self) -> str:
-        return type(self.leaf.optimizer).__name__
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return tuple(base.__name__ for base in type(self.leaf.optimizer).__mro__)
-
-    @cached_property
-    def settings(self) -> Mapping[str, Setting]:
-        """By canonical name."""
-        from pellucid.keras.names import canonical_of
-
-        table, own = canonical_of(self.classes), settings_of(self.leaf)
-        found: dict[str, Setting] = {}
-        for native, setting in own.items():
-            full = table.get(native, native)
-            taken = full != native and (full in own or full in found)
-            found[native if taken else full] = setting
-        return found
-
-    @cached_property
-    def names(self) -> Names:
-        from pellucid.keras.names import canonical_slots_of
-
-        table = canonical_slots_of(self.classes)
-        natives = dict.fromkeys(n for one in state_of(self.leaf).slots for n in one)
-        places = {full: Place(setting.native) for full, setting in self.settings.items()}
-        return Names(places, {table.get(native, native): native for native in natives})
-
-    def raw(self, full: str) -> Any:
-        """The value as the optimizer holds it."""
-        return self.settings[full].raw
-
-    def value(self, full: str) -> Any:
-        return self.settings[full].value
-
-    def driver(self, full: str) -> Any:
-        return self.settings[full].driver
-
-    def scheduler(self, full: str) -> str:
-        return ""  # Keras's are callbacks, of which the optimizer knows nothing
-
-    def where(self, full: str) -> str:
-        """How errors name a value of this group."""
-        native = self.settings[full].native
-        return f"{self.name}/{full}" + (f" ({native!r})" if native != full else "")
 
 
 class KerasSource:

@@ -143,7 +143,7 @@ class PlannedGroup(KerasHostGroup):
 
 
 def _first(driver: Any) -> float:
-    from pellucid.keras.hypers import as_driver, number_of_call
+    from pellucid.keras.drivers import as_driver, number_of_call
 
     return number_of_call(as_driver(driver), 0)
 

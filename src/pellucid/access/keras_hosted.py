@@ -193,7 +193,7 @@ class KerasHostSource:
         self._set_begun(parameter, full, 1.0)
 
     def _set_begun(self, parameter: Any, full: str, begun: float) -> None:
-        from pellucid.keras.hypers import on_host
+        from pellucid.keras.host_values import on_host
 
         place = self.core.flags.get((parameter.index, full))
         if place is not None:
@@ -224,6 +224,8 @@ class KerasHostSource:
 
     def reset(self, owners: Sequence[Owner], full: str | None) -> None:
         """Let state begin anew; see `View.reset`. All parameters' updates are counted as one."""
+        from pellucid.keras.slots import first_value
+
         self.synchronise()
         wanted = [
             (owner, one)
@@ -237,7 +239,7 @@ class KerasHostSource:
             parameter = owner.parameter
             declared = self.core.groups[parameter.group].pipeline.slots.get(one.full)
             if declared is not None and one.full in parameter.slots:
-                first = self.core.first_value(parameter, one.full, declared[1])
+                first = first_value(self.core, parameter, one.full, declared[1])
                 put_into(self, one.value, first)
                 self._set_begun(parameter, one.full, 0.0)
             else:  # Keras's own: an average begins with the weights

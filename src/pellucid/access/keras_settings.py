@@ -219,12 +219,14 @@ def swap_rate(optimizer: Any, value: Any) -> None:
     Keras itself refuses the first. The optimizer's variables are then those that an optimizer of
     its configuration has, in the same order, so that files fit.
     """
+    from pellucid.keras.tracking import keep_only
+
     others = [one for one in optimizer._variables if one is not optimizer._learning_rate]
     made = value if callable(value) else _rate_variable(optimizer, value)
     if is_variable(made):
         at = next((n + 1 for n, v in enumerate(others) if v is optimizer._iterations), 0)
         others.insert(at, made)
-    _keep_only(optimizer, others)
+    keep_only(optimizer, others)
     _put_rate(optimizer, made)
 
 
@@ -246,30 +248,17 @@ def _rate_variable(optimizer: Any, number: float) -> Any:
         )
 
 
-def _keep_only(optimizer: Any, variables: list[Any]) -> None:
-    """Make these the optimizer's variables.
-
-    By a new list: TensorFlow saves no list out of whose middle something was taken.
-    """
-    from keras.src.utils.tracking import DotNotTrackScope
-
-    with DotNotTrackScope():
-        optimizer._variables = variables
-    tracker = optimizer._tracker
-    predicate, _ = tracker.config["variables"]
-    tracker.config["variables"] = predicate, optimizer._variables
-    tracker.stored_ids["variables"] = {id(one) for one in variables}
-
-
 def restorer(setting: Setting) -> Callable[[], None]:
     """What puts a setting back as it is now: the same Variable, too."""
+    from pellucid.keras.tracking import keep_only
+
     owner, raw = setting.owner, setting.raw
     number = number_of(raw) if is_variable(raw) else None
     variables = [*owner._variables]
 
     def restore() -> None:
         if setting.is_rate and setting.raw is not raw:
-            _keep_only(owner, variables)
+            keep_only(owner, variables)
             _put_rate(owner, raw)
         if number is not None:
             raw.assign(number)

@@ -77,7 +77,9 @@ def _checked_base(group: KerasHostGroup, full: str, value: Any) -> Any:
 
 def _checked(group: KerasHostGroup, full: str, value: Any) -> Any:
     """A value of the rule's or a stage's."""
-    from pellucid.keras.hypers import Hyperparameter, as_driver, number_of_call, plain_number
+    from pellucid.keras.drivers import as_driver, number_of_call
+    from pellucid.keras.host_values import plain_number
+    from pellucid.keras.hypers import Hyperparameter
 
     where, pipeline = group.where(full), group.group.pipeline
     if full in pipeline.options:

@@ -215,12 +215,7 @@ def _same_in_numpy(screen: Screen, rule: Composed) -> bool:
         for one in variables
     )
     size = sum(array.size for array in ours.values())
-    screen.say(
-        f"{COMPARED_STEPS} updates of {size:,} weights from the same start, on the same "
-        f"gradients: the largest difference is {largest:.1g}",
-        "bold green" if largest < 1e-5 else "bold red",
-    )
-    return largest < 1e-5
+    return screen.difference(COMPARED_STEPS, size, largest, 1e-5)
 
 
 def _name(variable: Any) -> str:

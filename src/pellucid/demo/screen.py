@@ -1,4 +1,4 @@
-"""What all demos show: the rule, a progress bar, the table, a change, the result."""
+"""What demos show: the rule, a progress bar, the table, a change, a comparison, the result."""
 
 from __future__ import annotations
 
@@ -90,6 +90,16 @@ class Screen:
             self.say(f"refused: {error}")
         else:
             self.say(f"journal: {table.journal[-1]}")
+
+    def difference(self, steps: int, size: int, largest: float, bound: float) -> bool:
+        """How far apart the same rule in two frameworks ends; whether it is within the bound."""
+        close = largest < bound
+        self.say(
+            f"{steps} updates of {size:,} weights from the same start, on the same gradients: the "
+            f"largest difference is {largest:.1g}",
+            "bold green" if close else "bold red",
+        )
+        return close
 
     def result(self, accuracy: float, target: float, images: int, seconds: float) -> bool:
         """The accuracy beside what it should be; whether it is above."""

@@ -184,12 +184,7 @@ def _same_in_numpy(screen: Screen, rule: Composed, digits: Digits) -> bool:
         for name, param in model.named_parameters()
     )
     size = sum(array.size for array in ours.values())
-    screen.say(
-        f"{COMPARED_STEPS} updates of {size:,} weights from the same start, on the same "
-        f"gradients: the largest difference is {largest:g}",
-        "bold green" if largest < 1e-6 else "bold red",
-    )
-    return largest < 1e-6
+    return screen.difference(COMPARED_STEPS, size, largest, 1e-6)
 
 
 def _gradient(param: Any) -> Any:

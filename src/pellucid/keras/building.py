@@ -13,9 +13,10 @@ from pellucid.declare import Ref, Slot
 from pellucid.keras.checks import check_variables
 from pellucid.keras.core import Parameter
 from pellucid.keras.distributed import scope
-from pellucid.keras.hypers import on_host
+from pellucid.keras.host_values import on_host
 from pellucid.keras.journal import begin
 from pellucid.keras.loading import arrive
+from pellucid.keras.slots import asking_flags, first_value, missing_slots, shape_of_slot
 from pellucid.keras.tracing import outside_of_graphs
 
 __all__ = ["Building"]
@@ -70,13 +71,13 @@ class Building(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     def _make_slots(self) -> None:
         """Create the slots that should exist and do not."""
-        for parameter, full, declared in self.core.missing_slots():
+        for parameter, full, declared in missing_slots(self.core):
             self._make_slot(parameter, full, declared)
         self._make_flags()
 
     def _make_slot(self, parameter: Parameter, full: str, declared: Slot) -> None:
-        shape = self.core.shape_of(parameter, full, declared)
-        fill = self.core.first_value(parameter, full, declared)
+        shape = shape_of_slot(parameter, full, declared)
+        fill = first_value(self.core, parameter, full, declared)
         native = self.core.groups[parameter.group].names.slots[full]
         with backend.name_scope(self.name, caller=self):
             parameter.slots[full] = self._slot(parameter, native, shape, fill, declared.dtype)
@@ -94,7 +95,7 @@ class Building(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     def _make_flags(self) -> None:
         """One flag for each slot whose rule asks whether it is new."""
-        wanted = [key for key in self.core.asking_flags() if key not in self.core.flags]
+        wanted = [key for key in asking_flags(self.core) if key not in self.core.flags]
         if not wanted:
             return
         core, old = self.core, self.core.begun

@@ -12,7 +12,8 @@ import keras
 from pellucid.compose import Chain, Composed, Route, composed_from_config
 from pellucid.declare import FOREIGN, Foreign, plain_value, revive
 from pellucid.keras.arguments import ALIASES, decays
-from pellucid.keras.hypers import Choice, WithoutCount
+from pellucid.keras.drivers import WithoutCount
+from pellucid.keras.hypers import Choice
 from pellucid.ops import is_number
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What a Keras optimizer consists of: hyperparameters, groups, slots and programs.
+"""What a Keras optimizer consists of: hyperparameters, groups and programs.
 
 It holds no Keras logic: `pellucid.keras.Optimizer` is the Keras object, this is what is in it.
 """
@@ -13,14 +13,14 @@ import keras
 
 from pellucid.compose import Composed, Pipeline, Router, matches
 from pellucid.controls import Names, overrides
-from pellucid.declare import HyperparameterError, Ref, Slot
-from pellucid.fuse.engine import slot_kind, slot_shape
+from pellucid.declare import HyperparameterError, Ref
+from pellucid.fuse.engine import slot_kind
 from pellucid.fuse.program import Program, program
-from pellucid.fuse.trace import Variant, traced_init
+from pellucid.fuse.trace import Variant
 from pellucid.host import check_patterns
 from pellucid.keras.arguments import DECAYS
 from pellucid.keras.hypers import Choice, Hyperparameter
-from pellucid.keras.names import layout_of, names_of
+from pellucid.keras.names import names_of
 
 if TYPE_CHECKING:
     from pellucid.keras.optimizer import Optimizer
@@ -340,110 +340,6 @@ class Core:
             self.parameters[index].group = len(self.groups) - 1
         self.parts[label] = [*made.members]
         return made
-
-    # -- slots -----------------------------------------------------------------------------
-
-    def decides_slots(self, full: str) -> bool:
-        """Whether a hyperparameter is asked about when slots are made."""
-        return any(
-            self._asked(group, slot) == full for group in self.branches
-            for slot in group.pipeline.slots
-        )  # fmt: skip
-
-    def undecided_slots(self, full: str) -> bool:
-        """Whether there are slots that some number of a hyperparameter would call for."""
-        truths = [
-            {**dict.fromkeys(group.cells), **{f: one.value for f, one in group.choices.items()}}
-            for group in self.groups
-        ]
-        return any(
-            self._asked(self.groups[parameter.group], slot) == full
-            for parameter, slot, _ in self.missing_slots(truths)
-        )
-
-    def _asked(self, group: Group, slot: str) -> str | None:
-        """The full name of what decides whether a slot exists."""
-        stage, declared = group.pipeline.slots[slot]
-        if declared.when is None:
-            return None
-        return group.pipeline.full(stage, declared.when.name)
-
-    def missing_slots(
-        self, truths: Sequence[Mapping[str, Any]] | None = None, anew: bool = False
-    ) -> list[tuple[Parameter, str, Slot]]:
-        """Slots that should exist and do not, in the order in which Keras creates its own.
-
-        Args:
-            truths: of each group, other values than the present ones; see `Group.truth`.
-            anew: as if there were no slots.
-        """
-        found: list[tuple[Parameter, str, Slot]] = []
-        truths = [group.truth() for group in self.groups] if truths is None else truths
-        layouts: list[list[tuple[str, ...]]] = []
-        for group in self.groups:
-            layouts.append([*layout_of(group.pipeline)])
-        depth = max(map(len, layouts), default=0)
-        for place in range(depth):
-            for parameter in self.parameters:
-                layout = layouts[parameter.group]
-                for full in layout[place] if place < len(layout) else ():
-                    stage, declared = self.groups[parameter.group].pipeline.slots[full]
-                    if declared.scope == "optimizer" or (full in parameter.slots and not anew):
-                        continue
-                    pipeline = self.groups[parameter.group].pipeline
-                    own = {
-                        name: truths[parameter.group][pipeline.full(stage, name)]
-                        for name in stage.declared.arguments
-                    }
-                    if declared.present(own):
-                        found.append((parameter, full, declared))
-        return found
-
-    def ordered_slots(self) -> list[tuple[Parameter, str, Any]]:
-        """All slots that exist, in the order in which Keras creates its own."""
-        order = self.missing_slots(anew=True)
-        known = {(one.index, full) for one, full, _ in order}
-        listed = [
-            (one, full, one.slots[full]) for one, full, _ in order if full in one.slots
-        ]
-        late = [
-            (one, full, variable)
-            for one in self.parameters
-            for full, variable in one.slots.items()
-            if (one.index, full) not in known
-        ]
-        return [*listed, *late]
-
-    def shape_of(self, parameter: Parameter, full: str, declared: Slot) -> tuple[int, ...]:
-        where = f"slot {full!r} of {parameter.name!r}"
-        return slot_shape(slot_kind(declared, parameter.shape, where), parameter.shape)
-
-    def first_value(self, parameter: Parameter, full: str, declared: Slot) -> float:
-        """What a new slot is filled with; its first update may put something else in its place."""
-        if traced_init(declared):
-            return 0.0
-        target = self.begins_at(parameter, full)
-        if target is not None:
-            return self.groups[parameter.group].cells[target].at(self.optimizer.updates)
-        return float(declared.init)
-
-    def asking_flags(self) -> list[tuple[int, str]]:
-        """(parameter, slot) whose program asks whether the slot is new."""
-        return [
-            (parameter.index, full)
-            for parameter in self.parameters
-            for made in (self.program(parameter, frozenset()),)
-            for full in parameter.slots
-            if made.asks_new(full) or self.begins_at(parameter, full) is not None
-        ]
-
-    def begins_at(self, parameter: Parameter, full: str) -> str | None:
-        """The hyperparameter whose value a slot has before its first update, by full name."""
-        pipeline = self.groups[parameter.group].pipeline
-        stage, declared = pipeline.slots[full]
-        if not isinstance(declared.init, Ref):
-            return None
-        return pipeline.resolve(stage, declared.init.name)
 
     # -- programs --------------------------------------------------------------------------
 

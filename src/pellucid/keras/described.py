@@ -9,8 +9,11 @@ from pellucid.compose import Pipeline
 from pellucid.declare import check_value
 from pellucid.keras.config import plain_setting, revived
 from pellucid.keras.core import Group, Setting
-from pellucid.keras.hypers import Choice, Hyperparameter, as_driver, on_host
+from pellucid.keras.drivers import as_driver
+from pellucid.keras.host_values import on_host
+from pellucid.keras.hypers import Choice, Hyperparameter
 from pellucid.keras.names import rule_names
+from pellucid.keras.slots import ordered_slots
 from pellucid.ops import is_number
 
 if TYPE_CHECKING:
@@ -61,7 +64,7 @@ def description(optimizer: Optimizer, keys: Sequence[tuple[str, int, str]]) -> d
         "gradient_accumulation_steps": optimizer.gradient_accumulation_steps,
         "variables": [list(key) for key in keys],
         "parameters": [[one.name, list(one.shape)] for one in core.parameters],
-        "slots": [[one.index, full] for one, full, _ in core.ordered_slots()],
+        "slots": [[one.index, full] for one, full, _ in ordered_slots(core)],
         "branches": [_values(one) for one in core.branches],
         "groups": [_values(one) for one in core.groups],
         "one_for_all": _numbers_of_each(optimizer),

@@ -20,7 +20,8 @@ from keras.src.saving.keras_saveable import KerasSaveable
 
 from pellucid.keras.core import Parameter
 from pellucid.keras.described import description, one_for_all
-from pellucid.keras.hypers import on_host
+from pellucid.keras.host_values import on_host
+from pellucid.keras.slots import ordered_slots, shape_of_slot
 
 if TYPE_CHECKING:
     from pellucid.keras.optimizer import Optimizer
@@ -60,7 +61,7 @@ def keys_of(optimizer: Optimizer) -> list[Key]:
     """What an optimizer's arrays in a file are, in their order."""
     if not optimizer.built:
         return fixed_keys(optimizer)
-    slots = [(one, full) for one, full, _ in optimizer.core.ordered_slots()]
+    slots = [(one, full) for one, full, _ in ordered_slots(optimizer.core)]
     return [*fixed_keys(optimizer), *slot_keys(optimizer, slots)]
 
 
@@ -111,7 +112,7 @@ def shape_of(optimizer: Optimizer, key: Key) -> tuple[int, ...]:
         return () if index < 0 else optimizer.core.parameters[index].shape
     parameter = optimizer.core.parameters[index]
     _, declared = optimizer.core.groups[parameter.group].pipeline.slots[full]
-    return optimizer.core.shape_of(parameter, full, declared)
+    return shape_of_slot(parameter, full, declared)
 
 
 def name_of(optimizer: Optimizer, key: Key, parameters: Sequence[str] = ()) -> str:

@@ -6,17 +6,13 @@ or a callable stands beside it; then the Variable holds what the last step used.
 
 from __future__ import annotations
 
-import inspect
 import operator
-import sys
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy
 from keras.src import backend
-from keras.src.backend.common.stateless_scope import in_stateless_scope
 
 from pellucid.declare import (
     Hyper,
@@ -26,195 +22,19 @@ from pellucid.declare import (
     check_value,
     is_scalar_array,
 )
-from pellucid.keras.distributed import one_copy
+from pellucid.keras.drivers import WithoutCount, as_driver, number_of_call
+from pellucid.keras.host_values import number_of, plain_number
+from pellucid.keras.hyper_variable import HyperparameterVariable, stored_dtype
 from pellucid.keras.namespaces import decimal
+from pellucid.keras.slots import decides_slots, missing_slots, undecided_slots
+from pellucid.keras.tracing import eager
 from pellucid.ops import is_number
 from pellucid.schedules import Schedule
 
 if TYPE_CHECKING:
     from pellucid.keras.optimizer import Optimizer
 
-__all__ = [
-    "Choice", "Hyperparameter", "HyperparameterVariable", "WithoutCount", "number_of", "on_host",
-]  # fmt: skip
-
-
-def as_it_is(function: Any) -> Any:
-    """A method that compiled code calls as it is.
-
-    A user's `tf.function` rewrites others; `torch.compile` would trace the interpreter, for
-    minutes, instead of calling the fused kernel.
-    """
-    if keras.backend.backend() == "torch":
-        import torch
-
-        return torch._disable_dynamo(function)  # type: ignore[attr-defined]
-    if keras.backend.backend() != "tensorflow":
-        return function
-    import tensorflow as tf
-
-    return tf.autograph.experimental.do_not_convert(function)
-
-
-def number_of(value: Any) -> float:
-    """The number that a float32 stands for: the shortest decimal that is rounded to it."""
-    return float(str(on_host(value).reshape(())[()]))
-
-
-def on_host(value: Any) -> Any:
-    """A Variable's or an array's content as a NumPy array."""
-    held = value.value if isinstance(value, keras.Variable) else value
-    return numpy.asarray(keras.ops.convert_to_numpy(one_copy(held)))
-
-
-@dataclass(frozen=True)
-class WithoutCount:
-    """A callable without arguments, as Keras has them for learning rates, as one of the step."""
-
-    function: Callable[[], Any]
-
-    def __call__(self, count: Any) -> float:
-        return number_of(self.function())
-
-    def get_config(self) -> dict[str, Any]:
-        raise ValueError(f"{self.function!r} is a plain callable: it has no configuration")
-
-
-def as_driver(value: Any) -> Any:
-    """A callable as what is called with the number of completed updates."""
-    if isinstance(value, (Schedule, keras.optimizers.schedules.LearningRateSchedule, Ref)):
-        return value
-    if not callable(value) or isinstance(value, type) or is_scalar_array(value):
-        return value
-    try:
-        inspect.signature(value).bind(0)
-    except TypeError:
-        return WithoutCount(value)
-    except ValueError:  # a builtin that tells no signature
-        return value
-    return value
-
-
-class HyperparameterVariable(keras.Variable):  # type: ignore[misc]
-    """A scalar Variable of Keras that checks what is assigned to it, and keeps a record."""
-
-    def __init__(self, owner: Hyperparameter, number: float, name: str) -> None:
-        self.owner = owner
-        super().__init__(
-            number,
-            dtype=stored_dtype(),
-            trainable=False,
-            autocast=False,
-            aggregation="only_first_replica",
-            name=name,
-        )
-
-    @property
-    def value(self) -> Any:
-        """The number as the backend's array; in a running `fit` on JAX, the trainer's."""
-        if self._value is None and not in_stateless_scope():
-            self.owner.optimizer.before_write()
-        return super().value
-
-    @property
-    def donated(self) -> bool:
-        """Whether a jitted step of JAX took the array and has not given it back."""
-        deleted = getattr(self._value, "is_deleted", None)
-        return deleted is not None and bool(deleted())
-
-    @as_it_is
-    def assign(self, value: Any) -> Any:
-        """Set the hyperparameter: acts at the next step, compiled or not.
-
-        Raises:
-            HyperparameterError: the number is not allowed; the old one is kept.
-        """
-        if self.owner.optimizer.applying:  # Keras chooses between old and new state on JAX
-            self.put(value)
-        elif in_program():
-            self.owner.set_in_program(value)
-        elif self.donated:  # nobody can tell what it was
-            number = self.owner.declared.check(plain_number(value, self.owner), self.owner.where)
-            self.put(number)
-            self.owner.seen = number
-        elif _by_trainer() or self.owner.is_own_state(value):
-            self.put(value)
-        else:
-            self.owner.set(plain_number(value, self.owner), "assignment")
-        return self.value
-
-    @as_it_is
-    def assign_add(self, value: Any) -> Any:
-        return self.assign(self.value + value)
-
-    @as_it_is
-    def assign_sub(self, value: Any) -> Any:
-        return self.assign(self.value - value)
-
-    def put(self, value: Any) -> None:
-        """Set the Variable without more ado."""
-        if keras.backend.backend() == "jax":  # a weak type would have a jitted step traced anew
-            from jax.lax import convert_element_type
-
-            value = convert_element_type(value, self.dtype)
-        super().assign(value)
-
-
-def stored_dtype() -> str:
-    """The type of a hyperparameter's Variable: never a 16-bit one, in which 0.999 is 1."""
-    wide = keras.config.floatx() == "float64"
-    if wide and keras.backend.backend() == "jax":
-        import jax
-
-        wide = bool(jax.config.jax_enable_x64)
-    return "float64" if wide else "float32"
-
-
-def in_program() -> bool:
-    """Whether a step is being traced: what is written now is written each time that it runs."""
-    if in_stateless_scope():
-        return True
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return not tf.executing_eagerly()
-    return False
-
-
-def _by_trainer() -> bool:
-    """Whether Keras's trainer on JAX writes its state back: values that were checked before."""
-    if keras.backend.backend() != "jax":
-        return False
-    from keras.src.backend.jax.trainer import JAXTrainer
-
-    frame: Any = sys._getframe(2)
-    code = JAXTrainer.jax_state_sync.__code__
-    return any(
-        caller is not None and caller.f_code is code for caller in (frame, frame.f_back)
-    )
-
-
-def plain_number(value: Any, owner: Hyperparameter) -> Any:
-    """The number that a Variable or an array stands for; anything else as it is.
-
-    Raises:
-        HyperparameterError: an array of several numbers, or of none.
-    """
-    if isinstance(value, keras.Variable):
-        value = value.value
-    if isinstance(value, (list, tuple)) or (
-        hasattr(value, "dtype") and not callable(value) and not isinstance(value, type)
-    ):
-        array = numpy.asarray(value) if isinstance(value, (list, tuple)) else on_host(value)
-        if array.size != 1 or (
-            array.dtype.kind not in "iuf" and str(array.dtype) != "bfloat16"
-        ):
-            raise HyperparameterError(
-                f"{owner.where} is {value!r:.80}; allowed is one number: "
-                f"{owner.declared.allowed()}"
-            )
-        return number_of(array)
-    return value
+__all__ = ["Choice", "Hyperparameter", "note_written"]
 
 
 class Hyperparameter:
@@ -363,7 +183,7 @@ class Hyperparameter:
 
     def set(self, value: Any, source: str, reason: str = "") -> None:
         """Check a value, write it, and put the change on record."""
-        if in_program():
+        if not eager():
             self.set_in_program(value)
             return
         checked = check_value(self.declared, as_driver(plain_number(value, self)), self.where)
@@ -432,9 +252,9 @@ class Hyperparameter:
             some_number: ask for any number that this may become in a compiled program.
         """
         core = self.optimizer.core
-        if not self.optimizer.built or not core.decides_slots(self.full):
+        if not self.optimizer.built or not decides_slots(core, self.full):
             return False
-        return core.undecided_slots(self.full) if some_number else bool(core.missing_slots())
+        return undecided_slots(core, self.full) if some_number else bool(missing_slots(core))
 
     def shown(self) -> float:
         """The number that the journal has for now."""
@@ -455,12 +275,6 @@ class Hyperparameter:
             if bound is not None:
                 good = xp.logical_and(good, holds(value, bound))
         return good
-
-
-def number_of_call(driver: Any, updates: int) -> float:
-    """What a schedule gives for the update after ``updates`` completed ones."""
-    value = driver(updates)
-    return float(value) if is_number(value) else number_of(value)
 
 
 def note_written(setting: Hyperparameter | Choice) -> None:
@@ -491,7 +305,7 @@ class Choice:
         checked = self.declared.check(value, self.where)
         if checked == self.value:
             return
-        if in_program():
+        if not eager():
             raise HyperparameterError(
                 f"{self.where} cannot change inside a compiled function: assign it outside"
             )
@@ -507,8 +321,3 @@ class Choice:
 
     def shown(self) -> Any:
         return self.value
-
-
-def values_of(cells: Mapping[str, Hyperparameter], updates: int) -> dict[str, float]:
-    """A group's numbers for the update after ``updates`` completed ones."""
-    return {full: cell.at(updates) for full, cell in cells.items()}

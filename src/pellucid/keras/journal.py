@@ -17,7 +17,8 @@ import numpy
 
 from pellucid.changes import Change
 from pellucid.declare import Ref, plain_value, revive
-from pellucid.keras.hypers import Hyperparameter, number_of, on_host
+from pellucid.keras.host_values import number_of, on_host
+from pellucid.keras.hypers import Hyperparameter
 
 if TYPE_CHECKING:
     from pellucid.keras.core import Group, Setting

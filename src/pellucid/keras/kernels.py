@@ -15,6 +15,7 @@ import numpy
 
 from pellucid.fuse.launch import Launch, Member, Step
 from pellucid.keras.core import Parameter
+from pellucid.keras.slots import begins_at
 
 if TYPE_CHECKING:
     from pellucid.keras.optimizer import Optimizer
@@ -144,7 +145,7 @@ class Kernels:
         fresh, found = set(prepared.fresh), []
         for place, (owner, full) in enumerate(self.slots(prepared.parameters)):
             parameter = prepared.parameters[owner]
-            target = self.core.begins_at(parameter, full)
+            target = begins_at(self.core, parameter, full)
             if target is not None and (parameter.index, full) in fresh:
                 found.append((place, step.values[parameter.group][target]))
         return found

@@ -1,4 +1,4 @@
-"""The legacy Optimizer itself: hyperparameters, slots, hooks and their order in a step."""
+"""The legacy Optimizer itself: hyperparameters, gradients, and the order of a step."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from pellucid.keras.legacy_applying import Applying
 from pellucid.keras.legacy_arguments import Unset, check_arguments, declared_below
 from pellucid.keras.legacy_gradients import (
     CLIPPERS,
@@ -17,9 +18,8 @@ from pellucid.keras.legacy_gradients import (
     symbolic_gradients,
     with_gradient,
 )
-from pellucid.keras.legacy_hooks import DENSE, SPARSE, Hooks, sum_duplicates, without_autograph
+from pellucid.keras.legacy_hooks import Hooks, without_autograph
 from pellucid.keras.legacy_hypers import Hypers
-from pellucid.keras.legacy_state import State
 from pellucid.keras.legacy_variables import unwrap
 
 __all__ = ["Optimizer"]
@@ -32,7 +32,7 @@ FLOATING = (
 
 
 @without_autograph
-class Optimizer(State):
+class Optimizer(Applying):
     """The base of optimizers written for tf.keras's OptimizerV2.
 
     Args:
@@ -179,74 +179,6 @@ class Optimizer(State):
     global_clipnorm = property(
         lambda self: self._global_clipnorm, lambda self, v: self._set_clip("global_clipnorm", v)
     )
-
-    # -- what subclasses write ---------------------------------------------------------------
-
-    def _create_slots(self, var_list: list[Any]) -> None:
-        """Call `add_slot` for each variable that has state."""
-
-    def _resource_apply_dense(self, grad: Any, var: Any, apply_state: Any = None) -> Any:
-        """Update ``var`` from a gradient of its shape."""
-        raise NotImplementedError(self._hooks.missing(DENSE, var))
-
-    def _resource_apply_sparse(
-        self, grad: Any, var: Any, indices: Any, apply_state: Any = None
-    ) -> Any:
-        """Update the rows ``indices`` of ``var``, each of which occurs once."""
-        raise NotImplementedError(self._hooks.missing(SPARSE, var))
-
-    def _resource_apply_sparse_duplicate_indices(
-        self, grad: Any, var: Any, indices: Any, **kwargs: Any
-    ) -> Any:
-        """Sum the rows that occur more than once, and call `_resource_apply_sparse`."""
-        values, unique = sum_duplicates(grad, indices)
-        return self._hooks.unique_rows(values, var, unique, kwargs)
-
-    def _resource_scatter_add(self, x: Any, i: Any, v: Any) -> Any:
-        """Add rows ``v`` to the rows ``i`` of a variable; gives its new value."""
-        update = tf.raw_ops.ResourceScatterAdd(resource=x.handle, indices=i, updates=v)
-        with tf.control_dependencies([update]):
-            return x.value()
-
-    def _resource_scatter_update(self, x: Any, i: Any, v: Any) -> Any:
-        """Write rows ``v`` into the rows ``i`` of a variable; gives its new value."""
-        update = tf.raw_ops.ResourceScatterUpdate(resource=x.handle, indices=i, updates=v)
-        with tf.control_dependencies([update]):
-            return x.value()
-
-    def _prepare(self, var_list: list[Any]) -> dict[Any, Any]:
-        """What a step computes once: for each (device, dtype) what `_prepare_local` puts there."""
-        keys = {
-            (device, var.dtype.base_dtype)
-            for var in var_list
-            for device in getattr(var, "_devices", None) or [var.device]
-        }
-        apply_state: dict[Any, Any] = {}
-        for device, dtype in keys:
-            apply_state[(device, dtype)] = {}
-            with tf.device(device):
-                self._prepare_local(device, dtype, apply_state)
-        return apply_state
-
-    def _prepare_local(self, var_device: Any, var_dtype: Any, apply_state: Any) -> None:
-        """Put ``lr_t``, the decayed learning rate, into ``apply_state[(device, dtype)]``."""
-        if "learning_rate" in self._hyper:
-            rate = tf.identity(self._decayed_lr(var_dtype))
-            apply_state[(var_device, var_dtype)]["lr_t"] = rate
-
-    def _fallback_apply_state(self, var_device: Any, var_dtype: Any) -> dict[str, Any]:
-        """What `_prepare_local` gives, for a hook that got no ``apply_state``."""
-        apply_state: dict[Any, Any] = {(var_device, var_dtype): {}}
-        self._prepare_local(var_device, var_dtype, apply_state)
-        return dict(apply_state[(var_device, var_dtype)])
-
-    @property
-    def _dense_apply_args(self) -> Any:
-        return self._hooks.arguments(DENSE)
-
-    @property
-    def _sparse_apply_args(self) -> Any:
-        return self._hooks.arguments(SPARSE)
 
     # -- gradients ---------------------------------------------------------------------------
 

@@ -29,7 +29,10 @@ from pellucid.keras.files import (
     slot_keys,
     targets,
 )
-from pellucid.keras.hypers import Choice, HyperparameterVariable, on_host
+from pellucid.keras.host_values import on_host
+from pellucid.keras.hyper_variable import HyperparameterVariable
+from pellucid.keras.hypers import Choice
+from pellucid.keras.slots import missing_slots
 
 if TYPE_CHECKING:
     from pellucid.keras.optimizer import Optimizer
@@ -183,7 +186,7 @@ def _check_keys(
         for full in core.groups[parameter.group].pipeline.slots
         for key in slot_keys(optimizer, [(parameter, full)])
     }
-    missing = core.missing_slots(truths_of(optimizer, described), anew=True)
+    missing = missing_slots(core, truths_of(optimizer, described), anew=True)
     due = {*slot_keys(optimizer, [(one, full) for one, full, _ in missing])}
     here = {key for key in fixed_keys(optimizer) if key != RATE} | due
     there = {key for key in keys if key != RATE}

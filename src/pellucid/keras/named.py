@@ -11,7 +11,7 @@ import keras
 from pellucid.compose import Pipeline
 from pellucid.keras.checks import check_names
 from pellucid.keras.config import config_of, revived_argument, with_values
-from pellucid.keras.hypers import as_driver
+from pellucid.keras.drivers import as_driver
 from pellucid.keras.names import CLASSES, keras_arguments, names_of
 from pellucid.keras.optimizer import Optimizer
 from pellucid.rule import Rule

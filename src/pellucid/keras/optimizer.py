@@ -21,12 +21,12 @@ from pellucid.keras.checks import check_arguments, check_gradients, check_own, c
 from pellucid.keras.core import Core, Setting, path_of
 from pellucid.keras.distributed import scope
 from pellucid.keras.files import Beside, save
-from pellucid.keras.hypers import as_it_is, on_host
+from pellucid.keras.host_values import on_host
 from pellucid.keras.journal import changed, look
 from pellucid.keras.loading import load
 from pellucid.keras.stepping import Call, Stepping
 from pellucid.keras.structure import STALE, Structure
-from pellucid.keras.tracing import Hidden, eager, outside_of_graphs
+from pellucid.keras.tracing import Hidden, as_it_is, eager, outside_of_graphs
 
 __all__ = ["Optimizer"]
 

@@ -10,10 +10,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from keras.src.utils.tracking import DotNotTrackScope
-
-from pellucid.keras.hypers import Hyperparameter, HyperparameterVariable, on_host
+from pellucid.keras.host_values import on_host
+from pellucid.keras.hyper_variable import HyperparameterVariable
+from pellucid.keras.hypers import Hyperparameter
 from pellucid.keras.journal import begin_group, changed, look
+from pellucid.keras.tracing import outside_of_graphs
+from pellucid.keras.tracking import keep_only
 
 if TYPE_CHECKING:
     from pellucid.keras.core import Group, Setting
@@ -70,8 +72,6 @@ def split(optimizer: Optimizer, group: Group, members: Iterable[int], label: str
 @contextmanager
 def _changing(optimizer: Optimizer, what: str) -> Iterator[None]:
     """Change the groups inside; Variables follow. An error puts all back."""
-    from pellucid.keras.tracing import outside_of_graphs
-
     optimizer.before_write()
     core = optimizer.core
     cells, place = core.cells, int(on_host(optimizer._refused))
@@ -114,16 +114,3 @@ def _follow(optimizer: Optimizer) -> None:
     for cell in cells:
         if id(cell.variable) not in known:
             optimizer._track_variable(cell.variable)
-
-
-def keep_only(optimizer: Optimizer, variables: list[Any]) -> None:
-    """Make these the optimizer's variables.
-
-    By a new list: TensorFlow saves no list out of whose middle something was taken.
-    """
-    with DotNotTrackScope():
-        optimizer._variables = variables
-    tracker = optimizer._tracker
-    predicate, _ = tracker.config["variables"]
-    tracker.config["variables"] = predicate, optimizer._variables
-    tracker.stored_ids["variables"] = {id(one) for one in variables}

@@ -1,4 +1,4 @@
-"""Whether code runs at once or is traced into a graph, and what Keras shall not track."""
+"""What runs at once, what is traced into a graph, and what Keras shall not track."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-__all__ = ["Hidden", "eager", "outside_of_graphs"]
+__all__ = ["Hidden", "as_it_is", "eager", "outside_of_graphs"]
 
 
 def eager() -> bool:
@@ -30,6 +30,23 @@ def outside_of_graphs() -> Any:
 
         return tf.init_scope()
     return contextlib.nullcontext()
+
+
+def as_it_is(function: Any) -> Any:
+    """A method that compiled code calls as it is.
+
+    A user's `tf.function` rewrites others; `torch.compile` would trace the interpreter, for
+    minutes, instead of calling the fused kernel.
+    """
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch._disable_dynamo(function)  # type: ignore[attr-defined]
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    return tf.autograph.experimental.do_not_convert(function)
 
 
 class Hidden:

@@ -18,6 +18,7 @@ from pellucid.fuse.pure import Outcome, Tensor, Whole, either, pure_update
 from pellucid.keras.core import Parameter
 from pellucid.keras.distributed import local
 from pellucid.keras.namespaces import decimal, namespace, wide_scalars
+from pellucid.keras.slots import begins_at
 
 if TYPE_CHECKING:
     from pellucid.keras.hypers import Hyperparameter
@@ -199,7 +200,7 @@ class _Update:
             value = _value(variable)
             if pair.rows is not None and by_row(parameter, variable):
                 value = _gathered(value, pair.rows)
-            target, new = core.begins_at(parameter, full), self._new(parameter, full)
+            target, new = begins_at(core, parameter, full), self._new(parameter, full)
             if target is not None:
                 number = self.numbers.values[parameter.group][target]
                 value = xp.where(new, xp.cast(number, made.compute), xp.cast(value, made.compute))
