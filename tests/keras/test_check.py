@@ -32,6 +32,7 @@ def test_a_difference_in_keras_fails_the_check(monkeypatch: pytest.MonkeyPatch) 
         pellucid.check(Adam, steps=3)
 
 
+@pytest.mark.backends("torch")  # the process has no backend of Keras: once will do
 def test_a_check_does_not_load_keras_by_itself() -> None:
     code = (
         "import sys, pellucid\n"
