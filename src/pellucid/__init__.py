@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from pellucid.rule import Rule as Rule
     from pellucid.rule import UpdateTransform as UpdateTransform
     from pellucid.rules import *  # noqa: F403
+    from pellucid.run.capturing import capture as capture
+    from pellucid.run.collecting import collect as collect
+    from pellucid.run.logger import Logger as Logger
+    from pellucid.run.record import Record as Record
+    from pellucid.run.simple import hyperparameters as hyperparameters
     from pellucid.transforms import *  # noqa: F403
 
 __version__ = "0.1.0"
@@ -61,6 +66,11 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "Rprop",
         "Signum",
     ),
+    "pellucid.run.capturing": ("capture",),
+    "pellucid.run.collecting": ("collect",),
+    "pellucid.run.logger": ("Logger",),
+    "pellucid.run.record": ("Record",),
+    "pellucid.run.simple": ("hyperparameters",),
     "pellucid.transforms": (
         "adaptive_clip",
         "add_noise",

@@ -15,24 +15,7 @@ from torch import nn
 
 STEPS = 3
 
-
-def _import_torchvision() -> None:
-    """torchvision from PyPI loads no kernels beside a CPU build of torch, and then fails.
-
-    It fails for want of two operators that nobody calls here: so they are declared.
-    """
-    try:
-        import torchvision
-    except RuntimeError:
-        for name in ("nms", "qnms"):
-            torch.library.define(
-                f"torchvision::{name}", "(Tensor dets, Tensor scores, float threshold) -> Tensor"
-            )
-        import torchvision  # noqa: F401
-
-
-_import_torchvision()  # timm and torchmetrics, which Lightning needs, import it
-
+import torchvision_on_cpu  # noqa: E402, F401, I001  (before those that import it)
 import heavyball  # noqa: E402
 import pytorch_optimizer  # noqa: E402
 import timm.optim  # noqa: E402

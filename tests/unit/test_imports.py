@@ -68,7 +68,8 @@ LAZY: dict[str, set[str]] = {
     "explanation": {"fuse"},
     # `pellucid.check` tries every backend that is installed
     "conformance": {"numpy", "torch", "keras"},
-    "keras": {"torch"},  # on Keras's torch backend; see BETWEEN_FRAMEWORKS
+    "keras": {"torch", "run", "access"},  # its torch backend: BETWEEN_FRAMEWORKS; callbacks
+    "torch": {"run", "access"},  # callbacks, which follow or drive any optimizer
     # of an object of that framework: its table of names, its groups, what drives a value
     "access": {"torch", "keras", "schedules"},
     "run": {"torch", "keras", "numpy"},
@@ -107,10 +108,10 @@ THIRD_LAZY: dict[str, set[str]] = {
     "tensorflow": {"keras"},  # where it is the backend, and so loaded
     "jax": {"keras", "conformance.py"},
     # of an optimizer of Keras, who has loaded it; of a check, where Keras is loaded already
-    "keras": {"access", "conformance.py"},
+    "keras": {"access", "conformance.py", "run"},
     "rich": {"journal_table.py"},
     # ops.sqrt(2.0) at a prompt; what a float32 of a Keras optimizer shows
-    "numpy": {"ops.py", "cli.py", "access/keras_groups.py"},
+    "numpy": {"ops.py", "cli.py", "access/keras_groups.py", "run"},
 }
 
 STAGES = (
@@ -336,6 +337,8 @@ def test_modules_import_in_any_order() -> None:
         "pellucid." + ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for path in sorted(ROOT.rglob("*.py"))
         if path.stem not in ("__init__", "__main__") and "demo" not in path.parts
+        # callbacks of trainers, which may be missing; their own tests import them
+        and path.name not in ("lightning.py", "transformers.py")
     ]
     assert len(names) > 40
     loaded_by(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy
@@ -22,11 +20,7 @@ STEP = torch.optim.lr_scheduler.StepLR
 @pytest.fixture(scope="module")
 def others() -> Any:
     """The libraries whose schedulers are tried, as the conformance tests import them."""
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    try:
-        return import_module("conformance.optimizers_of_others")
-    finally:
-        sys.path.pop(0)
+    return import_module("conformance.optimizers_of_others")
 
 
 def sgd(rate: float = 0.2, groups: int = 1, **more: Any) -> torch.optim.SGD:

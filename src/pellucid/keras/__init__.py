@@ -17,11 +17,19 @@ from pellucid.keras.optimizer import Optimizer
 __all__ = ["Optimizer"]
 
 _MODULES = ("legacy", "callbacks")
+_CALLBACKS = {
+    "JournalCallback": "callbacks",
+    **dict.fromkeys(
+        ("HyperparameterLogger", "HyperparameterScheduler", "ReduceOnPlateau"), "logging_callbacks"
+    ),
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"pellucid.keras.{name}")
+    if name in _CALLBACKS:
+        return getattr(import_module(f"pellucid.keras.{_CALLBACKS[name]}"), name)
     if name[:1].isupper():
         named = import_module("pellucid.keras.named").NAMED
         if name in named:
@@ -32,4 +40,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     named = import_module("pellucid.keras.named").NAMED
-    return sorted([*globals(), *_MODULES, *named])
+    return sorted([*globals(), *_MODULES, *_CALLBACKS, *named])

@@ -60,7 +60,10 @@ def class_name(one: Any) -> str:
 
 def is_array(value: Any) -> bool:
     """Whether a value has elements of one type, as every framework's arrays have."""
-    return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, type)
+    try:
+        return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, type)
+    except Exception:  # a lazy parameter; a property that raises
+        return False
 
 
 def plain(value: Any, name: str = "") -> Any:
@@ -70,11 +73,19 @@ def plain(value: Any, name: str = "") -> Any:
     its shape, dtype and a digest of its content; a function is where it is written; any other
     object is its class and what it says of itself. Values whose name tells of a secret are masked.
     """
+    kind = type(value)  # most values are of these
+    if value is None or kind is bool or (kind is int and -MOST < value < MOST):
+        if not is_secret(name) or kind is not int:
+            return value
+    elif kind is str and len(value) <= LONGEST and not is_secret(name):
+        return value
     return _Plain().of(value, name, 0)
 
 
 class _Plain:
     """One value on its way; knows the containers that it is inside of."""
+
+    __slots__ = ("open",)
 
     def __init__(self) -> None:
         self.open: set[int] = set()

@@ -12,10 +12,12 @@ from typing import Any
 def __getattr__(name: str) -> Any:
     if name.startswith("__") and name != "__all__":
         raise AttributeError(f"module 'pellucid.torch' has no attribute {name!r}")
+    from pellucid.run.scheduling import HyperparameterScheduler, ReduceOnPlateau
     from pellucid.torch.named import NAMED
     from pellucid.torch.optimizer import Optimizer
 
-    found = {"Optimizer": Optimizer, **NAMED}
+    schedulers = {one.__name__: one for one in (HyperparameterScheduler, ReduceOnPlateau)}
+    found = {"Optimizer": Optimizer, **schedulers, **NAMED}
     found["__all__"] = [*found]
     globals().update(found)
     if name not in found:
