@@ -27,7 +27,8 @@ def collect(
     """All hyperparameters of a run, each with where it comes from.
 
     Every argument is optional. A compiled Keras model, or a trainer, gives what it holds where
-    that is not given: its optimizer, loss and scheduler. What cannot be captured is listed in
+    that is not given: its optimizer, loss and scheduler; and what the model was compiled with, and
+    `fit` was given where `pellucid.keras.HyperparameterLogger` watched it, is the trainer's. What cannot be captured is listed in
     the record's ``missing``.
 
     Args:
@@ -49,6 +50,8 @@ def collect(
     (0.1, 3)
     """
     findings = Findings()
+    if trainer is None and _is_compiled(model):
+        trainer = model
     optimizer, loss, scheduler = _completed(model, optimizer, loss, scheduler, trainer)
     sections: tuple[tuple[str, Any, Callable[[Findings], None]], ...] = (
         ("model", model, lambda at: _find_model(at, model)),
@@ -71,6 +74,14 @@ def collect(
         except Exception as error:  # one section's fault loses none of the others
             findings.miss(name, f"reading it failed: {type(error).__name__}: {error!s:.300}")
     return findings.record(datetime.datetime.now().astimezone().isoformat(timespec="seconds"))
+
+
+def _is_compiled(model: Any) -> bool:
+    """Whether a model is one of Keras's, and compiled: then it is its own trainer."""
+    try:
+        return getattr(model, "compiled", False) is True and hasattr(model, "get_compile_config")
+    except Exception:
+        return False
 
 
 def _completed(

@@ -106,7 +106,7 @@ class Findings:
     def __init__(self, prefix: str = "", root: Findings | None = None) -> None:
         self.prefix = prefix
         self.entries: dict[str, Entry] = {} if root is None else root.entries
-        self.missing: list[Missing] = [] if root is None else root.missing
+        self.lost: dict[Missing, None] = {} if root is None else root.lost
         self.recipes: dict[str, Any] = {} if root is None else root.recipes
 
     def at(self, path: str) -> Findings:
@@ -125,9 +125,12 @@ class Findings:
 
     def miss(self, path: str, why: str) -> None:
         """Say that something could not be captured."""
-        missing = Missing(self._path(path), why)
-        if missing not in self.missing:
-            self.missing.append(missing)
+        self.lost[Missing(self._path(path), why)] = None
+
+    @property
+    def missing(self) -> list[Missing]:
+        """What could not be captured, each once."""
+        return [*self.lost]
 
     def recipe(self, name: str, how: Mapping[str, Any]) -> None:
         """Keep how something is built again."""
@@ -135,7 +138,7 @@ class Findings:
 
     def record(self, created: str = "") -> Record:
         """All that was found."""
-        return Record(self.entries, tuple(self.missing), self.recipes, created)
+        return Record(self.entries, tuple(self.lost), self.recipes, created)
 
 
 class Record(Drawn, Mapping[str, Any]):
