@@ -277,7 +277,10 @@ class Record(Drawn, Mapping[str, Any]):
         return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the record; a file that was there stays until the new one is whole."""
+        """Write the record; a file that was there stays until the new one is whole.
+
+        Folders that are missing are made.
+        """
         write_whole(path, self.to_json() + "\n")
 
     @classmethod
@@ -346,6 +349,7 @@ def _sealed(branch: Mapping[str, Any]) -> Values:
 def write_whole(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file whole or not at all: what was there stays if anything fails."""
     target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
