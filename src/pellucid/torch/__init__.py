@@ -4,7 +4,10 @@
 ``pellucid.torch.AdamW(model.parameters(), lr=1e-3)``.
 """
 
+from importlib import import_module
 from typing import Any
+
+_SCHEDULERS = ("HyperparameterScheduler", "ReduceOnPlateau")
 
 # Made when first asked for: a view of a stranger's optimizer needs the table of names alone.
 
@@ -12,13 +15,13 @@ from typing import Any
 def __getattr__(name: str) -> Any:
     if name.startswith("__") and name != "__all__":
         raise AttributeError(f"module 'pellucid.torch' has no attribute {name!r}")
-    from pellucid.run.scheduling import HyperparameterScheduler, ReduceOnPlateau
+    if name in _SCHEDULERS:
+        return getattr(import_module("pellucid.run.scheduling"), name)
     from pellucid.torch.named import NAMED
     from pellucid.torch.optimizer import Optimizer
 
-    schedulers = {one.__name__: one for one in (HyperparameterScheduler, ReduceOnPlateau)}
-    found = {"Optimizer": Optimizer, **schedulers, **NAMED}
-    found["__all__"] = [*found]
+    found = {"Optimizer": Optimizer, **NAMED}
+    found["__all__"] = [*found, *_SCHEDULERS]
     globals().update(found)
     if name not in found:
         raise AttributeError(f"module 'pellucid.torch' has no attribute {name!r}")
