@@ -123,11 +123,19 @@ def explain(
     _print(made)
 
 
+RECORD_HELP = "a file that Record.save wrote, or a folder with record.json"
+
+
 def _record(place: Path) -> Any:
     """The record of a run: a file, or ``record.json`` in a folder."""
     from pellucid.run.record import Record
 
-    return Record.load(place / "record.json" if place.is_dir() else place)
+    file = place / "record.json" if place.is_dir() else place
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"there is no {file}; allowed is {RECORD_HELP}: record.save({str(file)!r}) writes one"
+        )
+    return Record.load(file)
 
 
 def _print(made: Any) -> None:
@@ -136,9 +144,6 @@ def _print(made: Any) -> None:
         console.print(made)
     else:
         typer.echo(str(made))
-
-
-RECORD_HELP = "a file that Record.save wrote, or a folder with record.json"
 
 
 @app.command()

@@ -258,3 +258,23 @@ print(before, "tensorflow" in sys.modules)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() in (["False", "False"], ["True", "True"])
+
+
+@keras.saving.register_keras_serializable("test_run_models")
+class Client(keras.layers.Layer):
+    def __init__(self, api_key: str = "", url: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.api_key, self.url = api_key, url
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "api_key": self.api_key, "url": self.url}
+
+
+@pytest.mark.parametrize(
+    "given", [{"api_key": "hunter2"}, {"url": "redis://:hunter2@host"}], ids=["name", "login"]
+)
+def test_secrets_are_in_no_recipe(given: dict[str, str]) -> None:
+    record = found(keras.Sequential([Client(**given)]))
+    assert "hunter2" not in record.to_json()
+    with pytest.raises(ValueError, match=f"the argument '{next(iter(given))}' of"):
+        model_of(record)

@@ -1,4 +1,4 @@
-"""Keras's TensorBoard callback with an optimizer of ours: TensorBoard's own reader finds the rate."""
+"""Keras's TensorBoard callback with an optimizer of ours: TensorBoard's reader finds the rate."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def test_values_are_data_and_nothing_is_kept_alive() -> None:
     assert values["api_key"] == "***"
     arguments = arguments_of(net)
     assert arguments is not None
-    assert arguments.told == {"weights", "layer"}
+    assert arguments.told == {"weights", "layer", "api_key"}
     gone = [weakref.ref(one) for one in (net, weights, layer)]
     number = id(net)
     del net, weights, layer
@@ -283,3 +283,18 @@ def test_context_calls_on_and_restores_a_profiler() -> None:
     with pytest.raises(RuntimeError, match="inside"), capture():
         raise RuntimeError("inside")
     assert sys.getprofile() is before
+
+
+def test_cycles_do_not_break_the_constructor() -> None:
+    settings: dict[str, Any] = {"width": 3}
+    settings["itself"] = [settings]
+    net = Net(3, extra=settings)
+    assert kept(net)[0]["extra"] == {"width": 3, "itself": [{"cycle": "dict"}]}
+    with capture():
+        assert kept(Net(3, extra=settings))[0]["extra"]["width"] == 3
+
+
+def test_a_container_with_a_secrets_name_is_masked_whole() -> None:
+    net = Net(3, credentials=["abc"], cloud={"passwords": ("abc",)})
+    assert kept(net)[0]["credentials"] == "***"
+    assert kept(net)[0]["cloud"] == {"passwords": "***"}

@@ -173,3 +173,23 @@ def test_hugging_face() -> None:
 def test_what_is_no_data(data: Any) -> None:
     with pytest.raises(TypeError, match=r"^data is .*; allowed is a DataLoader of torch"):
         found(data)
+
+
+def test_a_batch_sampler_of_the_user() -> None:
+    inner = torch.utils.data.RandomSampler(range(10))
+    batches = torch.utils.data.BatchSampler(inner, 3, True)
+    values, _, _ = found(DataLoader(list(range(10)), batch_sampler=batches))
+    assert {name: values[name] for name in ("batch_size", "drop_last", "shuffle")} == {
+        "batch_size": 3, "drop_last": True, "shuffle": True,
+    }  # fmt: skip
+    assert values["sampler/class"] == "torch.utils.data.sampler.RandomSampler"
+
+
+def test_a_batch_sampler_that_does_not_tell() -> None:
+    class Own:
+        def __iter__(self) -> Any:
+            yield [0, 1]
+
+    values, _, missed = found(DataLoader(list(range(10)), batch_sampler=Own()))
+    assert "shuffle" not in values
+    assert missed["shuffle"].endswith("Own, does not tell")

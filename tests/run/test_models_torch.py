@@ -335,3 +335,45 @@ def test_a_thousand_layers_take_little() -> None:
         find_model(Findings(), model)
         took.append(time.thread_time() - begin)
     assert min(took) < 0.2, took
+
+
+class Keeping(nn.Module):
+    """Keeps all of its arguments."""
+
+    def __init__(self, width: int, limit: Any = 1.0, api_key: str = "", text: str = "") -> None:
+        super().__init__()
+        self.width, self.limit, self.api_key, self.text = width, limit, api_key, text
+
+
+@capture
+class Captured(Keeping):
+    """The same, captured."""
+
+
+@pytest.mark.parametrize("kind", [Keeping, Captured])
+@pytest.mark.parametrize(
+    ("given", "lacks"),
+    [
+        ({"api_key": "hunter2"}, "'api_key' of test_models_torch."),
+        ({"text": "postgres://user:hunter2@host"}, "'text'"),
+        ({"text": "a" * 5000}, "'text'"),
+        ({"limit": float("inf")}, "'limit'"),
+        ({"limit": {"password": "hunter2"}}, "'limit'"),
+    ],
+    ids=["secret", "login", "long", "infinite", "inside"],
+)
+def test_what_a_record_does_not_keep_whole_is_not_built_from(
+    kind: Any, given: dict[str, Any], lacks: str
+) -> None:
+    record = found(kind(3, **given))
+    assert "hunter2" not in record.to_json()
+    with pytest.raises(ValueError, match=lacks):
+        record.model()
+
+
+def test_tied_parameters_are_told() -> None:
+    net = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False))
+    net[1].weight = net[0].weight
+    record = found(net)
+    assert record["model/layers/1/tied"] == {"weight": "0.weight"}
+    assert record["model/parameters"] == 15

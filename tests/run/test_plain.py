@@ -143,3 +143,50 @@ def test_secrets_are_told_by_name(name: str, secret: bool) -> None:
     assert plain(None, name) is None
     assert plain(True, name) is True
     assert plain("", name) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("postgres://user:hunter2@host/db", "postgres://user:***@host/db"),
+        ("redis://:hunter2@host", "redis://:***@host"),
+        ("https://ghp_hunter2@github.com/a", "https://***@github.com/a"),
+        ("https://a/b?api_key=hunter2&size=3", "https://a/b?api_key=***&size=3"),
+        ("Authorization: Bearer hunter2", "Authorization: ***"),
+        ("host=a;password='hunter2 x';user=b", "host=a;password=***;user=b"),
+        ("x-api-key: hunter2", "x-api-key: ***"),
+        ("https://localhost:8080/a", "https://localhost:8080/a"),
+        ("ssh://git@github.com/a", "ssh://git@github.com/a"),
+        ("eos_token=</s>, token=None: rate=3", "eos_token=</s>, token=None: rate=3"),
+    ],
+)
+def test_secrets_inside_of_texts(text: str, wanted: str) -> None:
+    assert plain(text) == plain([text])[0] == wanted
+
+
+def test_containers_of_secrets_are_masked_whole() -> None:
+    assert plain({"api_keys": ["a"], "passwords": {"b": "c"}, "passphrase": "d"}) == {
+        "api_keys": MASK, "passwords": MASK, "passphrase": MASK,
+    }  # fmt: skip
+
+
+def connect(api_key: str, size: int) -> None:
+    """Of which a partial is made."""
+
+
+class Host(enum.Enum):
+    MAIN = "redis://:hunter2@host"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Host.MAIN, {"redis://:hunter2@host": 1}, Path("/a?token=hunter2"),
+        functools.partial(connect, "hunter2"),
+        functools.partial(connect, size=1, api_key="hunter2"),
+    ],
+    ids=["enum", "key", "path", "positional", "named"],
+)  # fmt: skip
+def test_secrets_of_other_values(value: Any) -> None:
+    assert "hunter2" not in json.dumps(plain(value))
+    assert MASK in json.dumps(plain(value))

@@ -210,7 +210,8 @@ def test_show(tmp_path: Path) -> None:
     assert "did you mean 'loop/epochs'" in wrong.output
     absent = run("show", str(tmp_path / "other.json"))
     assert absent.exit_code == 2
-    assert "other.json" in absent.output
+    assert "there is no" in absent.output
+    assert "a folder with record.json" in " ".join(absent.output.split())
 
 
 def test_diff_of_files(tmp_path: Path) -> None:

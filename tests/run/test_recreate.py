@@ -243,3 +243,12 @@ def test_a_model_that_is_none() -> None:
     record = collect(optimizer=torch.optim.SGD(model().parameters(), lr=0.1))
     with pytest.raises(TypeError, match="model is int; allowed is a torch module"):
         record.optimizer(3)
+
+
+def test_secrets_are_in_no_recipe() -> None:
+    net = model()
+    optimizer = torch.optim.SGD([{"params": net.parameters(), "api_key": "hunter2"}], lr=0.1)
+    record = collect(model=net, optimizer=optimizer)
+    assert "hunter2" not in record.to_json()
+    with pytest.raises(ValueError, match="group 0/api_key is a secret or a long text"):
+        record.optimizer(net)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, TypeVar, overload
 
-from pellucid.run.plain import class_name, is_array, plain
+from pellucid.run.plain import DEEPEST, class_name, is_secret, plain
 
 __all__ = ["Arguments", "arguments_of", "capture", "captured_functions"]
 
@@ -27,7 +27,7 @@ class Arguments:
         values: all arguments by name, defaults too; those of ``**kwargs`` by their own names.
         given: the names that were passed; of ``with capture()``, whose value is no default.
         args, kwargs: the call itself, without the object.
-        told: names whose value is a description, since it is no plain data.
+        told: names whose value is a description: it is no plain data, is masked or was cut.
     """
 
     values: dict[str, Any]
@@ -65,7 +65,7 @@ def _keep(one: Any, arguments: Arguments) -> None:
     _KEPT[key] = (weakref.ref(one, gone), arguments)
 
 
-_MODULES = {"torch", "keras", "flax", "equinox", "tf_keras", "lightning", "pytorch_lightning"}
+MODULES = {"torch", "keras", "flax", "equinox", "tf_keras", "lightning", "pytorch_lightning"}
 _MODULE_NAMES = {"Module", "Layer", "Pytree", "LightningModule"}
 
 
@@ -78,9 +78,17 @@ def is_module(value: Any) -> bool:
 @functools.lru_cache(maxsize=1024)
 def _is_module_class(kind: Any) -> bool:
     return any(
-        base.__name__ in _MODULE_NAMES and base.__module__.partition(".")[0] in _MODULES
+        base.__name__ in _MODULE_NAMES and base.__module__.partition(".")[0] in MODULES
         for base in kind.__mro__
     )
+
+
+def is_kept(value: Any, name: str = "") -> bool:
+    """Whether a record has a value as it is: JSON data, no secret, nothing cut; tuples will do."""
+    try:
+        return is_data(value) and bool(_data(value, name) == value)
+    except RecursionError:  # a cycle
+        return False
 
 
 def is_data(value: Any) -> bool:
@@ -92,17 +100,26 @@ def is_data(value: Any) -> bool:
     return type(value) is dict and all(type(k) is str and is_data(v) for k, v in value.items())
 
 
-def _data(value: Any, name: str = "") -> Any:
-    """A value as data: modules by their class, the others as `plain` has them."""
-    if isinstance(value, (list, tuple)) and not hasattr(value, "_asdict"):
-        return type(value)(_data(one) for one in value) if type(value) in (list, tuple) else [
-            _data(one) for one in value
-        ]  # fmt: skip
-    if isinstance(value, Mapping) and not is_array(value):
-        return {str(key): _data(one, str(key)) for key, one in value.items()}
+def _data(value: Any, name: str = "", above: tuple[int, ...] = ()) -> Any:
+    """A value as data: modules by their class, tuples as they are, the others as `plain` has them.
+
+    Args:
+        above: the containers that it is inside of, by identity.
+    """
     if is_module(value):
         return {"class": class_name(value)}
-    return plain(value, name)
+    if is_secret(name) or type(value) not in (list, tuple, dict) or len(above) > DEEPEST:
+        return plain(value, name)
+    if id(value) in above:
+        return {"cycle": class_name(value)}
+    inside = (*above, id(value))
+    if isinstance(value, dict):
+        return {_key(key): _data(one, _key(key), inside) for key, one in value.items()}
+    return type(value)(_data(one, "", inside) for one in value)
+
+
+def _key(key: Any) -> str:
+    return key if isinstance(key, str) else str(plain(key))
 
 
 def _arguments(
@@ -124,7 +141,7 @@ def _arguments(
         frozenset(given & set(flat)),
         tuple(_data(one) for one in args[first:]),
         {name: _data(value, name) for name, value in kwargs.items()},
-        frozenset(name for name, value in flat.items() if not is_data(value)),
+        frozenset(name for name, value in flat.items() if not is_kept(value, name)),
     )
 
 

@@ -6,7 +6,8 @@ import datetime
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pellucid.run.constructed import BadArgument, add_arguments
+from pellucid.run.constructed import BadArgument
+from pellucid.run.constructors import add_arguments
 from pellucid.run.plain import class_name, is_array
 from pellucid.run.record import Findings, Record
 
@@ -28,8 +29,8 @@ def collect(
 
     Every argument is optional. A compiled Keras model, or a trainer, gives what it holds where
     that is not given: its optimizer, loss and scheduler; and what the model was compiled with, and
-    `fit` was given where `pellucid.keras.HyperparameterLogger` watched it, is the trainer's. What cannot be captured is listed in
-    the record's ``missing``.
+    `fit` was given where `pellucid.keras.HyperparameterLogger` watched it, is the trainer's. What
+    cannot be captured is listed in the record's ``missing``.
 
     Args:
         model: of Keras, torch, flax nnx, equinox or scikit-learn.
@@ -177,7 +178,7 @@ def _find_loss(findings: Findings, loss: Any) -> None:
         for name, value in dict(getattr(loss, "_fn_kwargs", None) or {}).items():
             findings.add(name, value, "observed", f"{type(loss).__name__}({name})")
         return  # Keras's Huber has no delta in its configuration
-    add_arguments(findings, loss)
+    add_arguments(findings, loss, skip=("size_average", "reduce"))  # of old versions
 
 
 def _find_trainer(findings: Findings, trainer: Any) -> None:
@@ -205,4 +206,4 @@ def _find_functions(findings: Findings) -> None:
         at = findings.at(name)
         for key, value in arguments.values.items():
             given = key in arguments.given
-            at.add(key, value, "observed" if given else "default", f"an argument of {name}")
+            at.add(key, value, "declared" if given else "default", f"an argument of {name}")

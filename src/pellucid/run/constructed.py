@@ -1,4 +1,4 @@
-"""What an object of a known class was constructed with, as far as it keeps it."""
+"""Defaults of constructors, and which values are settings."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ import enum
 import inspect
 import os
 import types
-from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
-from pellucid.access.plain import number_of
 from pellucid.ops import is_number
-from pellucid.run.plain import class_name, is_array
+from pellucid.run.plain import is_array
 
 if TYPE_CHECKING:
-    from pellucid.run.record import Findings, Provenance
+    from pellucid.run.record import Provenance
 
-__all__ = ["BadArgument", "add_arguments", "arguments", "defaults_of", "is_setting", "provenance"]
+__all__ = ["BadArgument", "defaults_of", "is_setting", "provenance"]
 
 NOTHING: Any = inspect.Parameter.empty
 SMALL = 100  # entries of a container that counts as a setting
@@ -71,29 +69,6 @@ def is_setting(value: Any, level: int = 0) -> bool:
     return False
 
 
-def arguments(one: Any, skip: Collection[str] = ()) -> Iterator[tuple[str, Any, Any]]:
-    """A constructor's arguments that the object keeps: name, value, default."""
-    for name, default in defaults_of(type(one)).items():
-        if name in skip:
-            continue
-        for attribute in (name, f"_{name}"):
-            try:
-                value = getattr(one, attribute)
-            except Exception:  # not there, or a property that fails
-                continue
-            if isinstance(value, types.MethodType):
-                continue
-            if is_setting(value):
-                yield name, _number(value), default
-                break
-
-
-def _number(value: Any) -> Any:
-    """The number that an array of one holds; anything else as it is."""
-    number = number_of(value) if is_array(value) else None
-    return value if number is None else number
-
-
 def provenance(value: Any, default: Any) -> Provenance:
     """``default`` for a value that equals the class's own."""
     if default is NOTHING:
@@ -105,11 +80,3 @@ def provenance(value: Any, default: Any) -> Provenance:
     except Exception:  # a stranger's ==
         same = False
     return "default" if same else "observed"
-
-
-def add_arguments(findings: Findings, one: Any, skip: Collection[str] = ()) -> None:
-    """Keep an object's class, and the arguments of its constructor that it keeps."""
-    findings.add("class", class_name(one))
-    for name, value, default in arguments(one, skip):
-        source = f"{type(one).__name__}.{name}"
-        findings.add(name, value, provenance(value, default), source)

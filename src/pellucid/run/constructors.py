@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from pellucid.run.capturing import Arguments, arguments_of, is_data, is_module, is_same
-from pellucid.run.plain import class_name, is_array
+from pellucid.access.plain import number_of
+from pellucid.run.capturing import MODULES, Arguments, arguments_of, is_kept, is_module, is_same
+from pellucid.run.constructed import is_setting
+from pellucid.run.plain import class_name, is_array, is_secret
 from pellucid.run.record import Findings, Provenance
 
-__all__ = ["NOTHING", "Found", "Parameter", "Reading", "find_arguments", "parameters_of"]
+__all__ = [
+    "NOTHING", "Found", "Parameter", "Reading", "add_arguments", "find_arguments", "parameters_of",
+]  # fmt: skip
 
 NOTHING: Any = inspect.Parameter.empty
 
@@ -136,6 +140,31 @@ def find_arguments(
         provenance = _provenance(value, shown, default)
         findings.add(prefix + key, shown, provenance, f"{name}.{source}")
     return found
+
+
+def add_arguments(findings: Findings, one: Any, skip: Collection[str] = ()) -> None:
+    """Keep an object's class and its constructor's arguments; content by its class and length."""
+    findings.add("class", class_name(one))
+    reading = Reading(skip=frozenset(skip), own=_of_framework, shown=_setting)
+    find_arguments(findings, one, "", reading)
+
+
+_FRAMEWORKS = {*MODULES, "transformers", "accelerate", "timm", "torchvision", "datasets"}
+
+
+def _of_framework(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in _FRAMEWORKS
+
+
+def _setting(value: Any) -> Any:
+    """A value that a user gives, the number in an array of one; anything larger by its class."""
+    if is_array(value):
+        number = number_of(value)
+        return value if number is None else number
+    if is_setting(value):
+        return value
+    length = {"length": len(value)} if isinstance(value, (list, tuple, dict, set)) else {}
+    return {"class": class_name(value), **length}
 
 
 def _captured(
@@ -268,12 +297,15 @@ def find_recipe(findings: Findings, one: Any, found: Found) -> None:
             value = found.values.get(parameter.name, NOTHING)
             if value is not NOTHING and is_like(value, parameter.default):
                 continue
-            if not is_data(value):  # not found, too
+            if not is_kept(value, parameter.name):  # not found, too
                 lost.append(parameter.name)
             elif parameter.positional:
                 args.append(value)
             else:
                 kwargs[parameter.name] = value
-    lacks += [f"the argument {name!r} of {class_name(kind)}" for name in dict.fromkeys(lost)]
+    lacks += [
+        f"the argument {name!r} of {class_name(kind)}" + (", a secret" if is_secret(name) else "")
+        for name in dict.fromkeys(lost)
+    ]
     how = {"kind": "class", "class": where, "args": args, "kwargs": kwargs}
     findings.recipe("model", {"kind": "missing", "lacks": lacks} if lacks else how)

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pellucid.run.constructed import NOTHING, BadArgument, add_arguments, defaults_of, provenance
+from pellucid.run.constructed import NOTHING, BadArgument, defaults_of, provenance
+from pellucid.run.constructors import add_arguments
 from pellucid.run.plain import class_name, is_array
 
 if TYPE_CHECKING:
@@ -72,13 +73,19 @@ SHUFFLES = {"RandomSampler": True, "SequentialSampler": False, "SeedableRandomSa
 def _find_loader(findings: Findings, loader: Any) -> None:
     findings.add("class", class_name(loader))
     defaults = defaults_of(sys.modules["torch"].utils.data.DataLoader)
+    batches: Any = getattr(loader, "batch_sampler", None)
+    if type(batches).__name__ == "BatchSampler" and loader.batch_size is None:  # it was given
+        findings.add("batch_size", batches.batch_size, "observed", "BatchSampler.batch_size")
+        findings.add("drop_last", batches.drop_last, "observed", "BatchSampler.drop_last")
     for name in LOADER:
         value, default = getattr(loader, name, None), defaults.get(name, NOTHING)
         findings.add(name, value, provenance(value, default), f"DataLoader.{name}")
-    sampler, batches = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
+    sampler = getattr(loader, "sampler", None)
     if batches is not None and type(batches).__name__ != "BatchSampler":
         add_arguments(findings.at("batch_sampler"), batches, skip=("sampler",))
         _batch(findings, batches)
+    if batches is not None and loader.batch_size is None:  # given: the loader's sampler is unused
+        sampler = getattr(batches, "sampler", batches)
     shuffles = SHUFFLES.get(type(sampler).__name__, getattr(sampler, "shuffle", None))
     if shuffles is None:
         findings.miss("shuffle", f"its sampler, {class_name(sampler)}, does not tell")

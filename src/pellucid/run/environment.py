@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pellucid.run.plain import MASK, is_secret
+from pellucid.run.plain import MASK, is_secret, without_secrets
 
 if TYPE_CHECKING:
     from pellucid.run.record import Findings
@@ -104,7 +104,7 @@ def masked(arguments: Sequence[str]) -> list[str]:
         secret = is_secret(re.split(r"[./]", name.lstrip("-+~"))[-1])
         hide = secret and not equals and text.startswith("-")
         text = f"{name}={MASK}" if secret and equals and value else text
-        found.append(re.sub(r"(://[^/\s:@]*:)[^@\s/]+@", rf"\1{MASK}@", text))
+        found.append(without_secrets(text))
     return found
 
 

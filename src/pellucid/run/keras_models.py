@@ -22,7 +22,7 @@ from pellucid.run.constructors import (
     find_arguments,
     importable,
 )
-from pellucid.run.plain import class_name
+from pellucid.run.plain import class_name, plain
 from pellucid.run.record import Findings
 
 __all__ = ["find_keras_model"]
@@ -300,5 +300,7 @@ def _lacking(config: Any) -> Iterator[str]:
         kind = getattr(sys.modules.get(module), name, None)
         if not isinstance(kind, type) or module == "__main__":
             yield f"{module}.{name} cannot be imported: define it at the top level of a module"
-    for one in config.values():
+    for key, one in config.items():
+        if isinstance(one, str) and plain(one, key) != one:
+            yield f"the argument {key!r} of {name}, a secret or a long text"
         yield from _lacking(one)

@@ -19,7 +19,9 @@ from typing import Any
 
 from pellucid.ops import is_number
 
-__all__ = ["MASK", "class_name", "is_array", "is_secret", "plain", "signature_of"]
+__all__ = [
+    "MASK", "class_name", "is_array", "is_secret", "plain", "signature_of", "without_secrets",
+]  # fmt: skip
 
 MASK = "***"
 """Stands for the value of a secret."""
@@ -31,11 +33,15 @@ DIGESTED = 1 << 28
 """Bytes up to which an array's content gets a digest."""
 
 _SECRET = re.compile(
-    r"(^|_)(api_?key|access_?key|secret(_?key)?|private_?key|token|password|passwd|pwd|credentials?"
-    r"|auth|authorization|bearer)$",
+    r"(^|_)((api|access|private|account|encryption|signing|wandb)_?keys?|secrets?(_?keys?)?|token"
+    r"|passwords?|passwd|pwd|pass_?phrase|credentials?|auth|authorization|bearer|jwt|cookies?)$",
     re.IGNORECASE,
 )
-_SAID = re.compile(r"([A-Za-z_]\w*)(['\"]?[=:] ?)('[^']*'|\"[^\"]*\"|[^\s,)\]}]+)")
+_SAID = re.compile(r"([A-Za-z_][\w-]*)['\"]?[=:] ?")
+_VALUE = re.compile(
+    r"'[^']*'|\"[^\"]*\"|(?!(?:None|True|False)\b)((Bearer|Basic|Token) +)?[^\s,)\]}&;'\"]+"
+)
+_LOGIN = re.compile(r"(://[^/\s:@]*:)[^@\s/]+@|(https?://)[^/\s:@]+@")  # user:password@, token@
 _NO_SECRET = {"pad_token", "eos_token", "bos_token", "unk_token", "sep_token", "cls_token"}
 
 
@@ -46,8 +52,18 @@ def is_secret(name: str) -> bool:
     return bool(_SECRET.search(spaced)) and spaced.removeprefix("mask_") not in _NO_SECRET
 
 
-def _masked(said: re.Match[str]) -> str:
-    return f"{said[1]}{said[2]}{MASK}" if is_secret(said[1]) else said[0]
+def without_secrets(text: str) -> str:
+    """A text with its secrets masked: of ``api_key=abc``, ``user:abc@host``, ``?token=abc``."""
+    if "=" not in text and ":" not in text:
+        return text
+    text = _LOGIN.sub(rf"\1\2{MASK}@", text)
+    found, at = [], 0
+    for said in _SAID.finditer(text):
+        value = _VALUE.match(text, said.end()) if said.start() >= at else None
+        if value is not None and is_secret(said[1]):
+            found += [text[at : said.end()], MASK]
+            at = value.end()
+    return "".join([*found, text[at:]])
 
 
 def class_name(one: Any) -> str:
@@ -78,7 +94,7 @@ def plain(value: Any, name: str = "") -> Any:
         if not is_secret(name) or kind is not int:
             return value
     elif kind is str and len(value) <= LONGEST and not is_secret(name):
-        return value
+        return without_secrets(value)
     return _Plain().of(value, name, 0)
 
 
@@ -154,7 +170,7 @@ class _Plain:
                 found["..."] = f"{len(value) - MOST} more"
                 break
             text = key if isinstance(key, str) else repr(key)
-            found[text] = self.of(one, text, level)
+            found[without_secrets(text)] = self.of(one, text, level)
         return found
 
     def _list(self, value: Iterable[Any], level: int) -> list[Any]:
@@ -170,9 +186,9 @@ _NAMESPACES = (argparse.Namespace, types.SimpleNamespace)
 def _simple(value: Any) -> Any:
     """What has no parts as JSON data; a mark for everything else."""
     if value is None or (isinstance(value, (bool, str)) and not isinstance(value, enum.Enum)):
-        return value if not isinstance(value, str) else _short(str(value))
+        return value if not isinstance(value, str) else _short(without_secrets(str(value)))
     if isinstance(value, enum.Enum):
-        return value.value if isinstance(value.value, (str, int)) else value.name
+        return _simple(value.value) if isinstance(value.value, (str, int)) else value.name
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, (numpy.generic, numpy.dtype)):
         held = value.item() if isinstance(value, numpy.generic) else str(value)
@@ -198,7 +214,7 @@ _TORCHS = {"dtype", "device", "layout", "memory_format"}
 
 
 def _path(value: os.PathLike[Any]) -> str:
-    return os.fsdecode(os.fspath(value))
+    return without_secrets(os.fsdecode(os.fspath(value)))
 
 
 def _bytes(value: bytes) -> Any:
@@ -206,9 +222,12 @@ def _bytes(value: bytes) -> Any:
 
 
 def _partial(value: Any) -> Any:
+    signature = signature_of(value.func)
+    names = [*signature.parameters] if signature is not None else []
+    names += [""] * len(value.args)
     return {
         "partial": plain(value.func),
-        "args": plain(list(value.args)),
+        "args": [plain(one, name) for one, name in zip(value.args, names, strict=False)],
         "kwargs": plain(dict(value.keywords)),
     }
 
@@ -284,14 +303,14 @@ def _short(text: str) -> str:
 
 def _text(value: Any) -> str:
     try:
-        return _short(_SAID.sub(_masked, re.sub(r"\s+", " ", repr(value))))
+        return _short(without_secrets(re.sub(r"\s+", " ", repr(value))))
     except Exception as error:
         return f"<{class_name(value)}: {_said(error)}>"
 
 
 def _said(error: BaseException) -> str:
     try:
-        return f"{type(error).__name__}: {error!s:.200}"
+        return without_secrets(f"{type(error).__name__}: {error!s:.200}")
     except Exception:
         return type(error).__name__
 

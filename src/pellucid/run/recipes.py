@@ -17,6 +17,7 @@ from pellucid.compose import Chain, Composed, transformers_of
 from pellucid.controls import FOREIGN
 from pellucid.declare import Ref, is_scalar_array, plain_value
 from pellucid.ops import is_number
+from pellucid.run.plain import plain
 
 __all__ = ["recipe_of"]
 
@@ -51,6 +52,8 @@ class _Packer:
 
     def __call__(self, value: Any, where: str) -> Any:
         try:
+            if isinstance(value, str) and plain(value, where.rpartition("/")[2]) != value:
+                raise ValueError(f"{where} is a secret or a long text: construct it yourself")
             return self.packed(value, where)
         except (TypeError, ValueError) as error:
             self.lost[where] = str(error)

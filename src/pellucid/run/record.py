@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pellucid.access.drawn import Drawn
-from pellucid.run.plain import plain
+from pellucid.run.plain import plain, without_secrets
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -125,7 +125,7 @@ class Findings:
 
     def miss(self, path: str, why: str) -> None:
         """Say that something could not be captured."""
-        self.lost[Missing(self._path(path), why)] = None
+        self.lost[Missing(self._path(path), without_secrets(why))] = None
 
     @property
     def missing(self) -> list[Missing]:

@@ -8,7 +8,8 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pellucid.run.constructed import BadArgument, add_arguments, is_setting
+from pellucid.run.constructed import BadArgument, is_setting
+from pellucid.run.constructors import add_arguments
 from pellucid.run.curves import Uncalled, curve_of, is_schedule, loud
 from pellucid.run.plain import class_name
 
@@ -21,6 +22,8 @@ LENGTH = 100  # of a scheduler's curve
 WORK = 4000  # numbers of a curve of many groups
 INNER = ("_schedulers", "schedulers")
 HELD = ("base_lrs", "last_epoch", "base_values", "milestones", "metric", "warmup_t")
+LISTS = ("lr_lambda", "min_lr", "max_lr")  # kept as a list of each group's
+SKIPPED = ("optimizer", "schedulers", "verbose", "last_epoch", "base_lr")
 CONFIG = ("interval", "frequency", "monitor", "strict", "name", "reduce_on_plateau")
 PLATEAU = "it depends on the metric that step() is given"
 
@@ -85,16 +88,18 @@ def _inner(scheduler: Any) -> list[Any]:
 
 
 def _identity(findings: Findings, scheduler: Any) -> None:
-    add_arguments(findings, scheduler, skip=("optimizer", "schedulers", "verbose", "last_epoch"))
     kind = type(scheduler).__name__
+    findings.add("class", class_name(scheduler))
+    lists = [name for name in LISTS if isinstance(getattr(scheduler, f"{name}s", None), list)]
+    for name in lists:
+        values = getattr(scheduler, f"{name}s")
+        value = values[0] if len(values) == 1 else values
+        findings.add(name, value, "observed", f"{kind}.{name}s")
+    add_arguments(findings, scheduler, skip=(*SKIPPED, *lists))
     for name in (*HELD, "_milestones"):
         value = getattr(scheduler, name, None)
         if value is not None and is_setting(value):
             findings.add(name.strip("_"), value, "observed", f"{kind}.{name}")
-    functions = getattr(scheduler, "lr_lambdas", None)
-    if functions is not None:
-        findings.add("lr_lambda", functions[0] if len(functions) == 1 else list(functions),
-                     "observed", f"{kind}.lr_lambdas")  # fmt: skip
     for number, one in enumerate(_inner(scheduler)):
         _identity(findings.at(f"schedulers/{number}"), one)
 
@@ -164,7 +169,10 @@ def _rates(scheduler: Any) -> list[list[float]]:
         warnings.simplefilter("ignore")
         for _ in range(count):
             found.append([float(group["lr"]) for group in dummy.param_groups])
-            mine.step()
+            try:
+                mine.step()
+            except ValueError:  # OneCycleLR is at its end
+                break
     return found
 
 

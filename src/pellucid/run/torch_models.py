@@ -98,6 +98,7 @@ def find_torch_model(findings: Findings, model: Any) -> Found:
     configured = _is_configured(model)
     found = _own_arguments(findings.at("arguments"), model, "", configured)
     parameters: dict[int, tuple[Any, bool]] = {}
+    owners: dict[int, str] = {}
     for path, layer, same in _walk(model):
         here = f"layers/{path}"
         if same is not None:
@@ -106,6 +107,7 @@ def find_torch_model(findings: Findings, model: Any) -> Found:
         if path:
             findings.add(f"{here}/class", class_name(layer))
             _own_arguments(findings, layer, here, configured)
+        _find_tied(findings, here if path else "", path, layer, owners)
         held = [one for one in layer._parameters.values() if one is not None]
         parameters.update((id(one), (one, one.requires_grad)) for one in held)
         if path:
@@ -116,6 +118,24 @@ def find_torch_model(findings: Findings, model: Any) -> Found:
     if _own(type(model)) and any(one.dtype != usual for one, _ in parameters.values()):
         found.lost.append("dtype")
     return found
+
+
+def _find_tied(
+    findings: Findings, here: str, path: str, layer: Any, owners: dict[int, str]
+) -> None:
+    """Write which of a layer's parameters another layer has, too, and by what name there."""
+    names = {
+        name: f"{path}.{name}" if path else name
+        for name, one in layer._parameters.items()
+        if one is not None
+    }
+    tied = {
+        name: owners[id(layer._parameters[name])]
+        for name, full in names.items()
+        if owners.setdefault(id(layer._parameters[name]), full) != full
+    }
+    if tied:
+        findings.at(here).add("tied", tied)
 
 
 def _is_configured(model: Any) -> bool:

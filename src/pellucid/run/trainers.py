@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from pellucid.run.constructed import (
     NOTHING,
     BadArgument,
-    add_arguments,
     defaults_of,
     is_setting,
     provenance,
 )
+from pellucid.run.constructors import add_arguments
 from pellucid.run.plain import class_name
 
 if TYPE_CHECKING:
