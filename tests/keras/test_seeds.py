@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -12,20 +10,11 @@ import pytest
 
 import pellucid
 import pellucid.keras
+from programs import load
 from stepper import Stepper
 
-SEEDS = Path(__file__).parents[2] / "examples" / "seeds"
 GRADIENTS = np.float32([[1.0, -2.0, 0.0], [0.5, 400.0, -1e-6], [-3.0, 0.0, 2.0], [0.1, 0.2, -7.0]])
 on_tensorflow = pytest.mark.backends("tensorflow")
-
-
-def load(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, SEEDS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from programs import load
+
 pytestmark = pytest.mark.backends("tensorflow")
 
 tf = pytest.importorskip("tensorflow", reason="the programs are TensorFlow's")
 
-PLACE = Path(__file__).parents[2] / "examples" / "seeds" / "keras_legacy_optimizers.py"
-
 
 @pytest.fixture(scope="module")
 def seeds() -> Any:
-    spec = importlib.util.spec_from_file_location("keras_legacy_optimizers", PLACE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("keras_legacy_optimizers")
 
 
 @pytest.fixture
