@@ -228,6 +228,23 @@ def test_reduce_on_plateau(optimizer: Any) -> None:
     assert entries[0].reason == "said has not improved from 2 for 2 looks"
 
 
+def test_epochs_without_validation_are_not_looked_at() -> None:
+    x = np.ones((2, 1), "float32")
+    model = model_of(theirs())
+    reduce = ReduceOnPlateau("momentum", factor=0.5, patience=1, min_delta=1e9)
+    how = {"validation_data": (x, x), "validation_freq": 2}
+    model.fit(x, x, epochs=6, verbose=0, callbacks=[reduce], **how)
+    entries = [one for one in pellucid.journal(model.optimizer) if one.name == "momentum"]
+    assert [one.new for one in entries] == [0.25, 0.125]  # after the second and third look
+    with pytest.raises(KeyError, match="no 'val_mae'"):
+        model.fit(x, x, verbose=0, callbacks=[ReduceOnPlateau(monitor="val_mae")],
+                  validation_data=(x, x))
+    with pytest.raises(KeyError, match="no 'mae'"):
+        model.fit(x, x, verbose=0, callbacks=[ReduceOnPlateau(monitor="mae")], **how)
+    with pytest.raises(KeyError, match="no hyperparameter or option 'momentumm'"):
+        model.fit(x, x, verbose=0, callbacks=[ReduceOnPlateau("momentumm", "loss")])
+
+
 def test_a_larger_accuracy_is_better() -> None:
     model = model_of(theirs())
     assert ReduceOnPlateau(monitor="val_accuracy").reduction.plateau.mode == "max"

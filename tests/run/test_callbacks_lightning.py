@@ -182,6 +182,29 @@ def test_reduce_on_plateau_after_validation() -> None:
     assert pellucid.view(trainer.optimizers[0])["learning_rate"] == pytest.approx(0.001)
 
 
+def test_reduce_on_plateau_by_a_metric_of_the_whole_epoch() -> None:
+    """It is there when the epoch has ended, after the validation."""
+
+    class Both(One):
+        def training_step(self, batch: Any, index: int) -> Any:
+            loss = torch.tensor(self.losses[self.current_epoch])
+            self.log("train_loss", loss, on_step=False, on_epoch=True)
+            return self.layer(batch).mean()
+
+        def validation_step(self, batch: Any, index: int) -> None:
+            self.log("val_loss", torch.tensor(1.0))
+
+        def val_dataloader(self) -> Any:
+            return torch.utils.data.DataLoader(torch.ones(1, 1))
+
+    reduce = ours.ReduceOnPlateau("momentum", "train_loss", patience=1, factor=0.5)
+    trainer = fit(Both([3.0, 2.0, 2.0]), reduce, epochs=3)
+    entries = list(pellucid.journal(trainer.optimizers[0]))
+    assert [(one.step, one.new) for one in entries] == [(13, 0.25)]
+    with pytest.raises(KeyError, match="no 'acc' to monitor"):
+        fit(Both([1.0]), ours.ReduceOnPlateau("momentum", "acc"))
+
+
 def test_bad_input() -> None:
     with pytest.raises(KeyError, match="no 'val_loss' to monitor; it has loss"):
         fit(One([1.0]), ours.ReduceOnPlateau())

@@ -164,7 +164,9 @@ def test_changes_after_a_resume() -> None:
     optimizer, sink = pellucid.torch.AdamW(parameters(), lr=0.1), Kept()
     table = pellucid.view(optimizer)
     logger = Logger(optimizer, sink)
+    table.set("beta2", 0.5, reason="before")
     optimizer.step()
+    logger.log()
     saved = optimizer.state_dict()
     table.set("beta1", 0.5, reason="first way")
     optimizer.step()
@@ -175,7 +177,31 @@ def test_changes_after_a_resume() -> None:
     optimizer.step()
     logger.log()
     reasons = [one.reason for one in sink.changes if one.reason]
-    assert reasons == ["first way", "second way"]
+    assert reasons == ["before", "first way", "second way"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_there_and_back_within_a_step(kind: Any) -> None:
+    """Each change counts, though it begins as an earlier one did, or is the same."""
+    optimizer, sink = kind(parameters(), lr=0.1), Kept()
+    logger, table = Logger(optimizer, sink), pellucid.view(optimizer)
+    for value in (0.5, 0.1, 0.3, 0.1, 0.5):
+        table.set("learning_rate", value, reason="tried")
+    optimizer.step()
+    logger.log()
+    assert [one.new for one in sink.changes] == [0.5, 0.1, 0.3, 0.1, 0.5]
+
+
+def test_every_sink_is_closed_though_one_fails() -> None:
+    class Fails(Kept):
+        def close(self) -> None:
+            raise OSError("full")
+
+    last = Kept()
+    logger = Logger(torch.optim.SGD(parameters(), lr=0.1), Fails(), last)
+    with pytest.raises(OSError, match="full"):
+        logger.close()
+    assert last.closed == 1
 
 
 def test_every_and_statistics() -> None:
@@ -277,6 +303,8 @@ def test_a_bad_step_and_no_optimizer() -> None:
     logger = Logger(torch.optim.SGD(parameters(), lr=0.1), Kept())
     with pytest.raises(TypeError, match="step is 'one'"):
         logger.log("one")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"metrics go by name: log\(loss=0\.5\)"):
+        logger.log({"loss": 1.0})  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="view got"):
         Logger(object(), Kept())
 
@@ -312,6 +340,10 @@ def test_as_function() -> None:
     assert as_function(lambda count, current: current * 0.5)(3, 8.0) == 4.0
     assert as_function(lambda count: count + 1)(3, 8.0) == 4
     assert as_function(lambda count: torch.tensor(0.5))(3, 8.0) == 0.5
+    assert as_function(np.array([0.25, 0.5]))(7, None) == 0.5
+    assert as_function(torch.tensor([0.25, 0.5]))(0, None) == 0.25
+    with pytest.raises(TypeError, match="takes neither one argument nor two"):
+        as_function(lambda: 1.0)
     for wrong in (3, "linear", [], Linear):
         with pytest.raises(TypeError, match="schedule is"):
             as_function(wrong)
@@ -328,6 +360,23 @@ def test_reduce_on_plateau(kind: Any) -> None:
     assert pellucid.journal(optimizer)[0].reason == "val_loss has not improved from 1 for 2 looks"
     with pytest.raises(ValueError, match=r"factor is 2"):
         ReduceOnPlateau(optimizer, factor=2.0)
+
+
+def test_reduce_refuses_at_once() -> None:
+    """Not when the metric stops improving, hours later."""
+    optimizer = torch.optim.SGD(parameters(), lr=0.1)
+    with pytest.raises(KeyError, match="no hyperparameter or option 'momentumm'"):
+        ReduceOnPlateau(optimizer, "momentumm")
+    with pytest.raises(ValueError, match="min_value is 'a'"):
+        ReduceOnPlateau(optimizer, min_value="a")
+    with pytest.raises(ValueError, match="min_delta is None"):
+        ReduceOnPlateau(optimizer, min_delta=None)
+    plateau = ReduceOnPlateau(optimizer)
+    for wrong in ("low", None, torch.ones(2)):
+        with pytest.raises(TypeError, match="metric is"):
+            plateau.step(wrong)
+    assert not plateau.step(torch.tensor(1.0))
+    assert not plateau.step(np.float32(1.0))
 
 
 def test_reduce_refuses_a_schedule() -> None:
@@ -360,6 +409,25 @@ def test_plateau() -> None:
         Plateau(patience=-1)
     with pytest.raises(ValueError, match="mode is 'best'"):
         Plateau(mode="best")  # type: ignore[arg-type]
+
+
+def test_a_cooldown_is_resumed() -> None:
+    plateau, again = Plateau(patience=1, cooldown=2), Plateau(patience=1, cooldown=2)
+    assert [plateau.step(one) for one in (1.0, 1.0)] == [False, True]
+    again.load_state_dict(plateau.state_dict())
+    assert [again.step(1.0) for _ in range(3)] == [False, False, True]
+
+
+def test_statistics_of_the_state() -> None:
+    optimizer, sink = torch.optim.SGD(parameters(), lr=0.1, momentum=0.5), Kept()
+    optimizer.step()
+    optimizer.param_groups[0]["params"][0].grad[0] = math.nan
+    Logger(optimizer, sink, statistics=1).log()
+    (values,) = (values for _, values in sink.logged)
+    (norm,) = (value for name, value in values.items() if name.endswith("momentum_norm")
+               or name.endswith("velocity_norm") or name.endswith("buffer_norm"))
+    assert norm == pytest.approx(math.sqrt(2))  # the first gradient is the momentum
+    assert values["statistics/param_0/nonfinite"] >= 1
 
 
 def test_a_ref_that_comes_later() -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import math
+import os
 import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +67,46 @@ def test_jsonl_of_odd_values_and_a_torn_line(tmp_path: Path) -> None:
     sink = JSONL(path)
     sink.log(1, {"loss": math.nan, "thing": {1, 2}})
     sink.close()
-    sink.log(2, {})  # opens it again
+    sink.log(2, {"loss": math.inf})  # opens it again; nothing but a number to be made JSON
     sink.close()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert lines == [{"step": 0}, {"step": 1, "loss": "nan", "thing": [1, 2]}, {"step": 2}]
+    assert lines == [
+        {"step": 0}, {"step": 1, "loss": "nan", "thing": [1, 2]}, {"step": 2, "loss": "inf"},
+    ]  # fmt: skip
+
+
+def test_jsonl_leaves_another_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("my notes, a line without an end")
+    with pytest.raises(ValueError, match=r"begins with 'my notes.*give another path"):
+        JSONL(path)
+    assert path.read_text() == "my notes, a line without an end"
+
+
+def test_two_logs_in_one_file_and_a_full_disk(tmp_path: Path) -> None:
+    """What the other wrote since is no part of the line that is taken back."""
+    path = tmp_path / "log.jsonl"
+    first, second = JSONL(path), JSONL(path)
+    first.log(1, {})
+    second.log(2, {})
+    whole = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for room in (0, 100):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + room, limits[1]))
+        try:
+            with pytest.raises(OSError, match="could not be written to") as caught:
+                first.log(3, {"text": "x" * 400})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert caught.value.errno == errno.EFBIG
+        assert path.read_bytes() == whole
+
+
+def test_what_utf8_has_not(tmp_path: Path) -> None:
+    """Such as the name of a file that is not UTF-8."""
+    path = tmp_path / "log.jsonl"
+    JSONL(path).log(1, {"data": "a\udc80é"})
+    assert json.loads(path.read_text()) == {"step": 1, "data": "a\udc80é"}
 
 
 @pytest.mark.parametrize("kind", [JSONL, CSV])
@@ -136,10 +176,93 @@ def test_csv_of_a_run(tmp_path: Path) -> None:
 
 def test_csv_refuses_another_file(tmp_path: Path) -> None:
     path = tmp_path / "other.csv"
-    path.write_text("name,age\n")
+    for content in ("name,age\n", "name,age\nbob,3", "steps,a\n1,2"):  # a last line without end
+        path.write_text(content)
+        with pytest.raises(ValueError, match="not with 'step'"):
+            CSV(path)
+        assert path.read_text() == content
+    path.write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="not with 'step'"):
         CSV(path)
-    assert path.read_text() == "name,age\n"
+    with pytest.raises(TypeError, match="path is None"):
+        CSV(None)  # type: ignore[arg-type]
+
+
+def test_csv_refuses_what_a_file_would_replace() -> None:
+    with pytest.raises(ValueError, match="no plain file"):
+        CSV(os.devnull)
+
+
+def test_csv_without_values_is_continued(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    for step in (1, 2):
+        sink = CSV(path)
+        sink.log(step, {})
+        sink.close()
+    assert path.read_text() == "step\n1\n2\n"
+
+
+def test_two_tables_in_one_file(tmp_path: Path) -> None:
+    """Each row stands under its own columns, whoever made them."""
+    path = tmp_path / "log.csv"
+    first, second = CSV(path), CSV(path)
+    first.log(1, {"a": 1})
+    second.log(1, {"b": 2})
+    first.log(2, {"a": 3})
+    second.log(2, {"b": 4})
+    found = [(row["step"], row["a"], row["b"]) for row in rows(path)]
+    assert found == [("1", "1", ""), ("1", "", "2"), ("2", "3", ""), ("2", "", "4")]
+    path.unlink()  # taken away while it is open
+    first.log(3, {"a": 5})
+    assert path.read_text() == "step,a\n3,5\n"
+    other = tmp_path / "other.csv"
+    other.write_text("step,b\n3,5\n")  # as long as that one
+    other.replace(path)
+    first.log(4, {"a": 6})
+    assert path.read_text() == "step,b,a\n3,5,\n4,,6\n"
+    path.write_text("step,c\n")  # in place
+    first.log(5, {"c": 7})
+    assert path.read_text() == "step,c\n5,7\n"
+
+
+def test_csv_grows_behind_a_link(tmp_path: Path) -> None:
+    target, link = tmp_path / "there.csv", tmp_path / "log.csv"
+    link.symlink_to(target)
+    sink = CSV(link)
+    sink.log(1, {"a": 1})
+    sink.log(2, {"b": 1})
+    assert link.is_symlink()
+    assert target.read_text() == "step,a,b\n1,1,\n2,,1\n"
+
+
+def test_csv_cuts_a_torn_row(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("step,a\n1,0.5\n2,0.")
+    sink = CSV(path)
+    sink.log(2, {"a": 0.25})
+    assert path.read_text() == "step,a\n1,0.5\n2,0.25\n"
+
+
+def test_a_full_disk_while_columns_grow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log.csv"
+    sink = CSV(path)
+    sink.log(1, {"a": 1})
+    whole = path.read_bytes()
+
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left.*Make room") as caught:
+        sink.log(2, {"b": 1})
+    assert caught.value.errno == errno.ENOSPC
+    assert path.read_bytes() == whole
+    assert [one.name for one in tmp_path.iterdir()] == ["log.csv"]
+    monkeypatch.undo()
+    sink.log(2, {"b": 1})
+    assert path.read_text() == "step,a,b\n1,1,\n2,,1\n"
 
 
 # -- TensorBoard -----------------------------------------------------------------------------
@@ -239,6 +362,75 @@ def test_live_table() -> None:
     assert "learning_rate" in stream.getvalue()  # it was drawn
 
 
+def test_a_long_table_is_cut_and_drawn_on_demand() -> None:
+    stream = io.StringIO()
+    sink = Terminal(Console(file=stream, width=100), live=True)  # though it is no terminal
+    sink.log(1, {f"metric {n}": 1.0 for n in range(30)})
+    sink.close()
+    assert "metric 23" in stream.getvalue()
+    assert "metric 24" not in stream.getvalue()
+    assert "and 6 more" in stream.getvalue()
+
+
+def test_a_metric_that_comes_now_and_then_stays_in_the_table() -> None:
+    sink, _ = terminal(True)
+    sink.log(1, {"val_loss": 0.5, "loss": 2.0, "hyperparameters/SGD/old": 1.0})
+    sink.log(2, {"loss": 1.0})
+    sink.close()
+    assert sink.values == {"val_loss": 0.5, "loss": 1.0}
+    assert sink.step == 2
+
+
+def test_the_table_is_drawn_while_another_thread_logs() -> None:
+    """What is drawn is from one moment."""
+    sink, _ = terminal(True)
+    path = "hyperparameters/SGD/learning_rate"
+    sink.log(1, {path: 0.5})
+    sink.close()
+    past = sink.past
+
+    class Meanwhile(dict):  # type: ignore[type-arg]
+        def get(self, name: str, default: Any = None) -> Any:
+            sink.values = {}
+            sink.changes.append(CHANGE)
+            return past.get(name, default)
+
+    sink.past = Meanwhile(past)
+    path_two = "hyperparameters/SGD/momentum"
+    sink.values = {path: 0.5, path_two: 0.25}
+    plain = Console(file=io.StringIO(), width=100)
+    plain.print(sink.table())
+    shown = plain.file.getvalue()  # type: ignore[attr-defined]
+    assert "momentum" in shown
+    assert "0.25" in shown
+
+
+FORGETFUL = """
+import io, torch, pellucid
+from rich.console import Console
+from pellucid.run.sinks import Terminal
+sink = Terminal(Console(force_terminal=True, width=80))
+logger = pellucid.Logger(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1), sink)
+logger.log(1, loss=1.0)
+logger.log(77, loss=0.5)
+"""
+
+
+def test_a_program_that_does_not_close() -> None:
+    """The last step is drawn, and the cursor is there again."""
+    ended = subprocess.run([sys.executable, "-c", FORGETFUL], capture_output=True, check=True)
+    shown = ended.stdout.decode()
+    assert "step 77" in shown
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+    assert not ended.stderr
+
+
+def test_sparkline_of_the_largest_and_the_least() -> None:
+    assert sparkline([1e308, 0.0, -1e308]) == "█▅▁"
+    assert sparkline([0.0, 5e-324]) == "▁▁"
+    assert sparkline([10**400, 1.0, 2.0]) == " ▁█"
+
+
 def test_sparkline() -> None:
     assert sparkline([]) == ""
     assert sparkline([5.0, 5.0]) == "▁▁"
@@ -309,6 +501,11 @@ def test_a_run_of_wandb() -> None:
     assert "changes/group 0/learning_rate" not in run.rows[2][1]
     assert run.config["SGD/learning_rate"] == 0.1
     assert run.config["SGD/nesterov"] is False
+    sink = adapt(run)
+    sink.log(4, {})
+    sink.change(CHANGE)
+    sink.close()  # what came after the last step goes with that
+    assert run.rows[-1] == (4, {"changes/group 0/learning_rate": LINE})
 
 
 def test_mlflow() -> None:

@@ -164,6 +164,12 @@ def _metrics(logs: Any) -> dict[str, Any]:
     return {name: value for name, value in (logs or {}).items() if name not in ("self", "step")}
 
 
+def _skips_validation(monitor: str, given: Mapping[str, Any]) -> bool:
+    """Whether a metric is one of validations, which `fit` has, but not after each epoch."""
+    validates = given.get("validation_data") or given.get("validation_split")
+    return bool(monitor.startswith("val_") and validates and given["validation_freq"] != 1)
+
+
 class _Waiting(keras.callbacks.Callback):  # type: ignore[misc]
     """A callback that writes to an optimizer as soon as there are variables for it to be built."""
 
@@ -235,7 +241,8 @@ class ReduceOnPlateau(_Waiting):
         min_delta: an improvement is larger than this.
 
     Raises:
-        KeyError: `fit` gives no such metric; names those that it gives.
+        KeyError: `fit` gives no such metric; names those that it gives. Of an epoch without
+            validation (``validation_freq``) none is asked for.
     """
 
     def __init__(
@@ -259,6 +266,8 @@ class ReduceOnPlateau(_Waiting):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         monitor, found = self.reduction.monitor, logs or {}
+        if monitor not in found and _skips_validation(monitor, given_to_fit(self)):
+            return
         if monitor not in found:
             raise KeyError(f"fit gives no {monitor!r} to monitor; it gives {', '.join(found)}")
         table = self._table()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,17 +35,26 @@ def sparkline(values: Iterable[float], ascii_only: bool = False) -> str:
     '▁▃▆█'
     """
     bars = ASCII_BARS if ascii_only else BARS
-    numbers = [*values]
+    numbers = [_float(one) for one in values]
     finite = [one for one in numbers if math.isfinite(one)]
     if not finite:
         return " " * len(numbers)
     least, most = min(finite), max(finite)
     high = len(bars) - 1
-    scale = high / (most - least) if most > least else 0.0
+    width = most / 2 - least / 2  # halves, for the whole may be too large for a number
     return "".join(
-        bars[math.floor((one - least) * scale + 0.5)] if math.isfinite(one) else " "
+        bars[math.floor((one / 2 - least / 2) / width * high + 0.5) if width else 0]
+        if math.isfinite(one) else " "
         for one in numbers
-    )
+    )  # fmt: skip
+
+
+def _float(value: float) -> float:
+    """A number as a float; an integer too large for one is infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 class TerminalSink:
@@ -69,7 +79,9 @@ class TerminalSink:
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         if not self.drawn:
             return
-        self.step, self.values = step, values
+        # a metric that comes now and then is shown until it comes again
+        metrics = {name: v for name, v in self.values.items() if not name.startswith(PREFIX)}
+        self.step, self.values = step, {**metrics, **values}
         for name, value in numbers_of(values).items():
             if name not in self.past:
                 self.past[name] = deque(maxlen=WIDTH)
@@ -77,6 +89,7 @@ class TerminalSink:
         if self._live is None:  # it asks for the table four times a second
             self._live = Live(get_renderable=self.table, console=self.console)
             self._live.start()
+            atexit.register(self.close)  # of a program that does not: the cursor is hidden
 
     def change(self, entry: Change) -> None:
         if self.drawn:
@@ -90,32 +103,33 @@ class TerminalSink:
         table.add_column("value", overflow="fold")
         table.add_column("now", justify="right")
         table.add_column("last steps", no_wrap=True)
-        rows = self._rows()
+        values = numbers_of(self.values)  # another thread may log meanwhile
+        rows = _rows(values)
         for label, name in rows[:ROWS]:
-            value = self.values[name]
             past = [*self.past.get(name, ())]
             bars = sparkline(past, self.console.options.ascii_only)
-            table.add_row(Text(label), f"{value:.6g}", bars)
+            table.add_row(Text(label), f"{_float(values[name]):.6g}", bars)
         more = [Text(f"and {len(rows) - ROWS} more", style="dim")] if len(rows) > ROWS else []
-        return Group(table, *more, *(Text(str(one), style="dim") for one in self.changes))
-
-    def _rows(self) -> list[tuple[str, str]]:
-        """The label of each row, and the name of the value that it shows."""
-        values = numbers_of(self.values)
-        found = [(name, name) for name in values if not name.startswith(PREFIX)]
-        by_name: dict[str, list[str]] = {}
-        for path in values:
-            if path.startswith(PREFIX):
-                by_name.setdefault(path.rpartition("/")[2], []).append(path)
-        for name, paths in by_name.items():
-            found += _folded(name, paths, values)
-        return found
+        return Group(table, *more, *(Text(str(one), style="dim") for one in [*self.changes]))
 
     def close(self) -> None:
         live, self._live = self._live, None
         if live is not None:
+            atexit.unregister(self.close)
             live.refresh()
             live.stop()
+
+
+def _rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The label of each row, and the name of the value that it shows."""
+    found = [(name, name) for name in values if not name.startswith(PREFIX)]
+    by_name: dict[str, list[str]] = {}
+    for path in values:
+        if path.startswith(PREFIX):
+            by_name.setdefault(path.rpartition("/")[2], []).append(path)
+    for name, paths in by_name.items():
+        found += _folded(name, paths, values)
+    return found
 
 
 def _folded(

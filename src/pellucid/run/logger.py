@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -146,11 +147,10 @@ class Logger:
 
     def close(self) -> None:
         """Hand on the last changes, and close the sinks; `log` opens them again."""
-        try:
+        with ExitStack() as stack:  # each is closed, though another fails
+            for close in reversed(_methods(self.sinks, "close")):
+                stack.callback(close)
             self._hand_changes()
-        finally:
-            for close in _methods(self.sinks, "close"):
-                close()
 
     def __enter__(self) -> Self:
         return self
@@ -185,11 +185,13 @@ class _Changes:
         journal = self.source.journal
         if len(journal) == self.seen:
             return
-        begun = self.seen if self._goes_on(journal) else 0
+        goes_on = self._goes_on(journal)
+        begun = self.seen if goes_on else 0
         self.seen = len(journal)
         for place in range(begun, len(journal)):
             entry = journal[place]
-            if entry.abandoned or _identity(entry) in self.known:
+            # of two equal ones the second is new, as after a way there and back within a step
+            if entry.abandoned or (not goes_on and _identity(entry) in self.known):
                 continue
             self.known.add(_identity(entry))
             yield replace(entry, group=f"{self.label}{entry.group}") if self.label else entry
@@ -203,7 +205,8 @@ class _Changes:
 
 
 def _identity(entry: Change) -> tuple[Any, ...]:
-    return entry.step, entry.group, entry.name, entry.source, entry.reason, repr(entry.old)
+    values = repr(entry.old), repr(entry.new)
+    return entry.step, entry.group, entry.name, entry.source, entry.reason, *values
 
 
 def flat_statistics(found: Any) -> dict[str, float]:
@@ -252,7 +255,8 @@ def _step(step: Any) -> int:
         return operator.index(step)
     except TypeError:
         raise TypeError(
-            f"step is {step!r}; allowed is a whole number, or None for the optimizer's updates"
+            f"step is {step!r}; allowed is a whole number, or None for the optimizer's updates; "
+            "metrics go by name: log(loss=0.5), log(**metrics)"
         ) from None
 
 

@@ -28,11 +28,14 @@ def as_function(schedule: Any) -> Function:
 
     Args:
         schedule: a `pellucid.schedules.Schedule`, one of Keras's, a function of the count (from
-            0), or of count and current value, or a list, whose last value stays.
+            0), or of count and current value, or a list (or array) of numbers, whose last value
+            stays.
 
     Raises:
         TypeError: it is none of these.
     """
+    if getattr(schedule, "ndim", None) == 1 and hasattr(schedule, "tolist"):
+        schedule = schedule.tolist()
     if isinstance(schedule, Sequence) and not isinstance(schedule, (str, bytes)) and schedule:
         values = list(schedule)
         return lambda count, current: values[min(count, len(values) - 1)]
@@ -41,7 +44,13 @@ def as_function(schedule: Any) -> Function:
             f"schedule is {schedule!r}; allowed is one of pellucid.schedules or of Keras, a "
             "function of the count from 0 (or of count and current value), or a list of values"
         )
-    if not isinstance(schedule, Schedule) and _takes(schedule, 2) and not _takes(schedule, 1):
+    of_one = isinstance(schedule, Schedule) or _takes(schedule, 1)
+    if not of_one and not _takes(schedule, 2):
+        raise TypeError(
+            f"schedule is {schedule!r}, which takes neither one argument nor two; allowed is a "
+            "function of the count from 0, or of count and current value"
+        )
+    if not of_one:
         return lambda count, current: _number(schedule(count, current))
     return lambda count, current: _number(schedule(count))
 
@@ -193,6 +202,9 @@ class Reduction:
             raise TypeError(f"monitor is {monitor!r}; allowed is the name of a metric")
         if not isinstance(factor, (int, float)) or not 0.0 < factor < 1.0:
             raise ValueError(f"factor is {factor!r}; allowed is a number between 0 and 1")
+        for given, number in (("min_value", min_value), ("min_delta", min_delta)):
+            if not isinstance(number, (int, float)) or number != number:
+                raise ValueError(f"{given} is {number!r}; allowed is a number")
         self.name, self.factor, self.min_value, self.monitor = name, factor, min_value, monitor
         self.plateau = Plateau(direction_of(mode, monitor), patience, min_delta, cooldown)
 
@@ -201,7 +213,9 @@ class Reduction:
 
         Raises:
             HyperparameterError: it follows a schedule, or is no number.
+            KeyError: there is no such hyperparameter.
         """
+        values = current_values(table, self.name)  # a wrong name is told at once
         if not self.plateau.step(metric):
             return False
         waited = max(self.plateau.patience, 1)
@@ -210,7 +224,7 @@ class Reduction:
             f"{'look' if waited == 1 else 'looks'}"
         )
         reduced = False
-        for path, value in current_values(table, self.name).items():
+        for path, value in values.items():
             driver = table.schedule(path)
             if callable(driver):
                 raise HyperparameterError(
@@ -240,11 +254,15 @@ class ReduceOnPlateau:
     ) -> None:
         self.reduction = Reduction(name, **settings)
         self.view = view(optimizer, scheduler=scheduler)
+        current_values(self.view, name)  # a wrong name is told at once
         _ = self.view.journal  # some optimizers count no steps: it counts from now on
 
     def step(self, metric: Any) -> bool:
         """Take the next metric; whether the hyperparameter was reduced."""
-        return self.reduction.step(self.view, float(metric))
+        number = _number(metric)
+        if not isinstance(number, (int, float)):
+            raise TypeError(f"metric is {metric!r}; allowed is a number")
+        return self.reduction.step(self.view, float(number))
 
     def state_dict(self) -> dict[str, Any]:
         return self.reduction.plateau.state_dict()

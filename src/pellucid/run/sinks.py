@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -42,24 +43,50 @@ def numbers_of(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 class _Lines:
-    """A file to which whole lines are appended, each by one call of the system."""
+    """A file to which whole lines are appended, each by one call of the system.
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
-        if not isinstance(self.path, str):
+    Args:
+        path: the file; one that is there is continued.
+        begins: the ways in which it may begin then. Any other file is left alone.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *begins: str) -> None:
+        if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
             raise TypeError(f"path is {path!r}; allowed is the path of a file, as text")
+        self.path, self.begins = os.fspath(path), begins
         self.number: int | None = None
-        self.end = 0
+        self.end = self.inode = 0
         self.open()
 
     def open(self) -> int:
         if self.number is None:
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
             self.number = os.open(self.path, flags | getattr(os, "O_BINARY", 0), 0o666)
-            self.end = os.fstat(self.number).st_size
+            found = os.fstat(self.number)
+            self.end, self.inode = found.st_size, found.st_ino
             if self.end:
+                self._check()
                 self._cut_torn()
         return self.number
+
+    def _check(self) -> None:
+        """Refuse a file that is something else."""
+        with open(self.path, "rb") as file:
+            head = file.read(20).decode(errors="replace")
+        if not head.startswith(self.begins):
+            self.close()
+            raise ValueError(
+                f"{self.path} is there and begins with {head!r}, not with "
+                f"{self.begins[0].strip()!r}: give another path"
+            )
+
+    def stands(self) -> bool:
+        """Whether the file is as it was left: nobody else wrote to it, moved or removed it."""
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            return False
+        return found.st_size == self.end and found.st_ino == self.inode
 
     def _cut_torn(self) -> None:
         """Take away a last line that an interrupted run left without an end."""
@@ -71,18 +98,15 @@ class _Lines:
             self.end = whole
 
     def write(self, line: str) -> None:
-        data, number = line.encode(), self.open()
+        # a lone surrogate, as in the name of a file, becomes its escape
+        data, number, written = line.encode(errors="backslashreplace"), self.open(), 0
         try:
-            if os.write(number, data) != len(data):
-                raise OSError("only a part of the line could be written")
+            while written < len(data):  # what is left after a part tells why it was a part
+                written += os.write(number, data[written:])
         except OSError as error:
-            with contextlib.suppress(OSError):  # no plain file
-                os.ftruncate(number, self.end)
-            raise OSError(
-                f"{self.path} could not be written to ({error}); its earlier lines are whole. "
-                "Make room on the disk, or log to another place"
-            ) from error
-        self.end += len(data)
+            _take_back(number, written)
+            raise _unwritten(self.path, error) from error
+        self.end += written
 
     def close(self) -> None:
         number, self.number = self.number, None
@@ -90,8 +114,24 @@ class _Lines:
             os.close(number)
 
     def __del__(self) -> None:
-        if getattr(self, "number", None) is not None:
+        if getattr(self, "number", None) is not None and os is not None:  # Python may be ending
             self.close()
+
+
+def _take_back(number: int, written: int) -> None:
+    """Cut a part of a line off the end of a file, unless another has written after it."""
+    with contextlib.suppress(OSError):  # no plain file
+        end = os.lseek(number, 0, os.SEEK_CUR)
+        if written and os.fstat(number).st_size == end:
+            os.ftruncate(number, end - written)
+
+
+def _unwritten(path: str, error: OSError) -> OSError:
+    return OSError(
+        error.errno,
+        f"{path} could not be written to ({error.strerror or error}); its earlier lines are whole. "
+        "Make room on the disk, or log to another place",
+    )
 
 
 class JSONL:
@@ -101,11 +141,12 @@ class JSONL:
     {...}}``, ``{"params": {...}}``. A file that is there is continued.
 
     Raises:
+        ValueError: the file is there and is no such file.
         OSError: the file cannot be written to, such as on a full disk; earlier lines stay whole.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._lines = _Lines(path)
+        self._lines = _Lines(path, "{")
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         self._write({"step": step, **values})
@@ -138,23 +179,25 @@ class CSV:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._lines = _Lines(path)
+        if isinstance(path, (str, os.PathLike)) and not _may_be_replaced(path):
+            raise ValueError(f"path is {path!r}, no plain file, as a table must be: use JSONL")
+        self._lines = _Lines(path, "step\n", "step,", "step\r")
         self.path = self._lines.path
         self.columns: list[str] = []
-        if self._lines.end:
-            self.columns = next(csv.reader([self._text().splitlines()[0]]))
-            if self.columns[:1] != ["step"]:
-                self._lines.close()
-                raise ValueError(
-                    f"{self.path} is there and begins with {self.columns[:1]}, not with 'step': "
-                    "give another path"
-                )
+        self._read_columns()
 
-    def _text(self) -> str:
+    def _read_columns(self) -> None:
+        self._lines.open()
+        self.columns = self._rows()[0] if self._lines.end else []
+
+    def _rows(self) -> list[list[str]]:
         with open(self.path, encoding="utf-8", newline="") as file:
-            return file.read()
+            return list(csv.reader(file))
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
+        if not self._lines.stands():  # another log goes there, too, or it was taken away
+            self._lines.close()
+            self._read_columns()
         row = {"step": step, **values}
         new = [name for name in row if name not in self.columns]
         if new:
@@ -162,15 +205,27 @@ class CSV:
         self._lines.write(_csv_text([[row.get(name, "") for name in self.columns]]))
 
     def _widen(self, new: list[str]) -> None:
-        rows = list(csv.reader(io.StringIO(self._text(), newline="")))[1:]
+        rows = self._rows()[1:]
         columns = [*self.columns, *new]
         padded = [[*row, *[""] * (len(columns) - len(row))] for row in rows]
-        write_whole(self.path, _csv_text([columns, *padded]))
+        try:
+            write_whole(os.path.realpath(self.path), _csv_text([columns, *padded]))
+        except OSError as error:
+            raise _unwritten(self.path, error) from error
         self.columns = columns
         self._lines.close()  # another file has that name now: the next line opens it
 
     def close(self) -> None:
         self._lines.close()
+
+
+def _may_be_replaced(path: str | os.PathLike[str]) -> bool:
+    """Whether there is none yet, or a plain file: a device would be replaced by a file."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return True
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)  # of a folder `open` says more
 
 
 def _csv_text(rows: list[list[Any]]) -> str:

@@ -136,7 +136,7 @@ class ReduceOnPlateau(_Recorded):
     Args:
         name: its path in `pellucid.view` of the trainer's optimizers.
         monitor: the metric, as the module logs it; looked at after each validation, or, where the
-            trainer has none, after each epoch.
+            trainer has none or the metric comes after it only, after each epoch.
         settings: ``factor, patience, min_value, mode, cooldown, min_delta``; see
             `pellucid.run.scheduling.Reduction`.
 
@@ -150,6 +150,7 @@ class ReduceOnPlateau(_Recorded):
         from pellucid.run.scheduling import Reduction
 
         self.reduction = Reduction(name, monitor=monitor, **settings)
+        self._of_epochs = False  # the metric is made when an epoch ends, after its validation
 
     def _look(self, trainer: Any) -> None:
         metrics, monitor = trainer.callback_metrics, self.reduction.monitor
@@ -159,11 +160,14 @@ class ReduceOnPlateau(_Recorded):
         self.reduction.step(_view(trainer), float(metrics[monitor]))
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        if not trainer.sanity_checking and trainer.state.fn == "fit":
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        self._of_epochs |= self.reduction.monitor not in trainer.callback_metrics
+        if not self._of_epochs:
             self._look(trainer)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        if not trainer.enable_validation:
+        if self._of_epochs or not trainer.enable_validation:
             self._look(trainer)
 
     def state_dict(self) -> dict[str, Any]:
