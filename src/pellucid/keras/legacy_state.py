@@ -53,6 +53,7 @@ class State(keras.optimizers.Optimizer):  # type: ignore[misc]
         self._waiting_values: list[Any] | None = None  # of a file that was loaded before the build
         self._structure: Any = None
         self._structures = 0
+        self._traced = False  # whether a graph was made that reads it
         self._busy = False
 
     def _set_plain(self, name: str, value: Any) -> None:
@@ -364,12 +365,13 @@ class State(keras.optimizers.Optimizer):  # type: ignore[misc]
         from pellucid.keras.trainers import rebuild
 
         self._hooks.renew()
-        rebuild(self)
+        rebuild(self)  # looks through all objects, once there is a graph
 
     def _still_valid(self) -> list[Any]:
         """In a graph: an operation that fails once the optimizer is no longer what was traced."""
         if tf.executing_eagerly():
             return []
+        object.__setattr__(self, "_traced", True)
         check = tf.debugging.assert_equal(
             self._structure,
             tf.constant(self._structures, tf.int64),

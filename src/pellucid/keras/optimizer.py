@@ -126,6 +126,7 @@ class Optimizer(Attributes, Building, Stepping):
         self.journal.live = lambda: self.updates
         self._set("_calls", Hidden({}))
         self._set("_kernel", None)
+        self._set("_traced", keras.backend.backend() == "torch")
         self._set("_beside", Beside(self))
         self._set("_structure", Hidden(Structure(self)))
         self._set("_core", None)
@@ -277,6 +278,8 @@ class Optimizer(Attributes, Building, Stepping):
             extras: what the stages declare with `extra`, by name: a number, or a list of arrays
                 in the order of the variables that the optimizer was built with.
         """
+        if not self._traced and not eager():
+            self._set("_traced", True)
         owners = self._owners(trainable_variables)
         given = None if trainable_variables is None else owners
         if not self._as_before(grads, owners):
