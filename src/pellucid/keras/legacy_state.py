@@ -27,6 +27,8 @@ __all__ = ["State"]
 PLAIN = (bool, int, float, str, type(None))
 UNREAD = ("built", "_busy", "_structures")
 """Plain attributes that no hook reads."""
+TRACKING = "_self_"
+"""How the attributes begin in which TensorFlow counts and tracks; they change all the time."""
 
 
 @without_autograph
@@ -74,7 +76,7 @@ class State(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     def _rebuild_for(self, attribute: str) -> None:
         """A plain attribute was set to another value: a compiled step has the old one."""
-        if attribute not in UNREAD:
+        if attribute not in UNREAD and not attribute.startswith(TRACKING):
             self._rebuild()
 
     def _track_variable(self, variable: Any) -> None:
