@@ -18,7 +18,7 @@ from pellucid.rules import CATALOGUE
 from pellucid.torch.names import STEPS, names_of, rule_names
 
 if TYPE_CHECKING:
-    from pellucid.torch.optimizer import Optimizer
+    from pellucid.torch.grouped import Grouped
 
 __all__ = ["checked_own", "checked_state", "finish_load"]
 
@@ -38,7 +38,7 @@ class Arriving:
     numbers: list[dict[str, torch.Tensor]]  # of each parameter: slots of one value, as saved
 
 
-def checked_state(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+def checked_state(optimizer: Grouped, state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """The state dict as torch loads it, complete; ValueError says what differs."""
     try:
         groups, state = state_dict["param_groups"], state_dict["state"]
@@ -104,7 +104,7 @@ def _slots_of_rules() -> frozenset[str]:
     return frozenset(name for one in pipelines for name in names_of(one).slots.values())
 
 
-def _check_slots(optimizer: Optimizer, index: int, slots: Any) -> None:
+def _check_slots(optimizer: Grouped, index: int, slots: Any) -> None:
     entry = optimizer.entries[index]
     names = optimizer.controls[entry.group].names
     shape = tuple(entry.param.shape)
@@ -165,7 +165,7 @@ def _check_slot(
 
 
 def checked_own(
-    optimizer: Optimizer, fitting: Mapping[str, Any], own: Mapping[str, Any] | None
+    optimizer: Grouped, fitting: Mapping[str, Any], own: Mapping[str, Any] | None
 ) -> Arriving:
     """What the key ``pellucid`` holds; of a file without it, what torch's own keys tell."""
     if own is None:
@@ -201,7 +201,7 @@ def checked_own(
     return Arriving(updates, seed, shared, drivers, journal, _numbers(optimizer, fitting))
 
 
-def _numbers(optimizer: Optimizer, fitting: Mapping[str, Any]) -> list[dict[str, torch.Tensor]]:
+def _numbers(optimizer: Grouped, fitting: Mapping[str, Any]) -> list[dict[str, torch.Tensor]]:
     """Slots of one value, of which torch would change the type: training would not go on alike."""
     keys = [key for group in fitting["param_groups"] for key in group["params"]]
     found = []
@@ -218,7 +218,7 @@ def _numbers(optimizer: Optimizer, fitting: Mapping[str, Any]) -> list[dict[str,
     return found
 
 
-def finish_load(optimizer: Optimizer, own: Arriving) -> None:
+def finish_load(optimizer: Grouped, own: Arriving) -> None:
     """After torch has replaced groups and state: follow them, and take what is ours."""
     old = [dict(controls.seen) for controls in optimizer.controls]
     if own.journal is None:

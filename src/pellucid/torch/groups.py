@@ -20,7 +20,7 @@ from pellucid.fuse.engine import Entry
 from pellucid.torch.names import names_of
 
 if TYPE_CHECKING:
-    from pellucid.torch.optimizer import Optimizer
+    from pellucid.torch.grouped import Grouped
 
 __all__ = ["Shelved", "follow"]
 
@@ -33,7 +33,7 @@ class Shelved:
     members: tuple[tuple[str, weakref.ref[Any]], ...]
 
 
-def follow(optimizer: Optimizer) -> None:
+def follow(optimizer: Grouped) -> None:
     """Bring controls and entries in line with ``param_groups``.
 
     Raises:
@@ -73,7 +73,7 @@ def _members(number: int, group: Any) -> Sequence[Any]:
     return params
 
 
-def _unchanged(optimizer: Optimizer, members: list[Sequence[Any]]) -> bool:
+def _unchanged(optimizer: Grouped, members: list[Sequence[Any]]) -> bool:
     controls, entries = optimizer.controls, optimizer.entries
     stores = [one.store for one in controls]
     if len(stores) != len(members) or not all(map(is_, stores, optimizer.param_groups)):
@@ -102,7 +102,7 @@ def _check_once(members: list[Sequence[Any]]) -> None:
 
 
 def _matched(
-    optimizer: Optimizer, members: list[Sequence[Any]], former: list[list[Entry]]
+    optimizer: Grouped, members: list[Sequence[Any]], former: list[list[Entry]]
 ) -> list[Controls]:
     """The controls of each group: of the same dict, else of its parameters, else of its place."""
     groups, controls = optimizer.param_groups, optimizer.controls
@@ -128,7 +128,7 @@ def _matched(
     ]
 
 
-def _put_back(optimizer: Optimizer, group: dict[str, Any], params: Sequence[Any]) -> Controls:
+def _put_back(optimizer: Grouped, group: dict[str, Any], params: Sequence[Any]) -> Controls:
     """The controls of a group that was taken out before, or of a new one."""
     for shelved in optimizer.shelf:
         if any(held() is param for _, held in shelved.members for param in params):
@@ -150,7 +150,7 @@ def _put_back(optimizer: Optimizer, group: dict[str, Any], params: Sequence[Any]
 
 
 def _names(
-    optimizer: Optimizer,
+    optimizer: Grouped,
     group: dict[str, Any],
     params: Sequence[Any],
     controls: Controls,
@@ -177,7 +177,7 @@ def _names(
 
 
 def _shelve(
-    optimizer: Optimizer, controls: list[Controls], former: list[list[Entry]]
+    optimizer: Grouped, controls: list[Controls], former: list[list[Entry]]
 ) -> None:
     """Keep what groups that are gone had, but not their parameters."""
     optimizer.shelf = [one for one in optimizer.shelf if one.controls not in controls]
