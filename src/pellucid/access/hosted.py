@@ -231,17 +231,22 @@ class HostSource:
 
     def reset(self, owners: Sequence[Owner], full: str | None) -> None:
         """Let state begin anew; see `View.reset`."""
+        if full is None:
+            for owner in owners:
+                self._held(owner.parameter).clear()  # the next update begins it, and the step
+            self.optimizer.forget_plans()
+            return
         doomed: list[tuple[dict[str, Any], str, Cell]] = []
         for owner in owners:
             held = self._held(owner.parameter)
             for cell in self.cells(owner):
-                if cell.value is not None and full in (None, cell.full, cell.native):
+                if cell.value is not None and full in (cell.full, cell.native):
                     doomed.append((held, cell.native, cell))
-        if full is not None and not doomed:
+        if not doomed:
             raise ValueError(f"no state {full!r} to reset: there is none before the first step")
         for held, native, cell in doomed:
             names = self.optimizer.controls[self._entry(cell, owners).group].names
-            if native in names.slots.values() or full is None:
+            if native in names.slots.values():
                 del held[native]  # the next update begins it
             else:
                 cell.put(0)

@@ -122,14 +122,17 @@ class View(Drawn):
     def __setitem__(self, path: str, value: Any) -> None:
         self.set(path, value)
 
-    def set(self, path: str, value: Any, reason: str = "") -> None:
+    def set(self, path: str, value: Any, reason: str = "", *, split: bool = False) -> None:
         """Change a value from the next step on, in every group that the path names.
 
         Args:
-            path: what to change. A pattern of parameters must name whole groups.
+            path: what to change. A pattern of parameters must name whole groups, or ``split`` be
+                True.
             value: a number, a schedule, any callable of the step, a scalar array of the framework
                 or a `ref`; for an option one of its choices; for ``betas`` and the like a tuple.
             reason: why, for the journal.
+            split: whether parameters that are a part of a group get one of their own first, as by
+                `split`.
 
         Raises:
             UnknownNameError: nothing has that name.
@@ -141,6 +144,12 @@ class View(Drawn):
 
         In each case nothing was changed.
         """
+        found = find(self._source, path) if split else []
+        if not all(one.selected.whole for one in found):
+            if not isinstance(reason, str):
+                raise TypeError(f"reason is {reason!r}; allowed is text")
+            self._source.check(_assigned(found, value))
+            self.split(path.rpartition("/")[0])
         self._source.set(self._assignments(path, value), reason)
 
     @contextmanager
@@ -184,8 +193,9 @@ class View(Drawn):
             whole = ", ".join(repr(name) for name, some in chosen.items() if some)
             raise ValueError(f"{pattern!r} names whole groups already ({whole}): set their values")
         before = {group.name for group in groups}
+        alone = sum(map(bool, chosen.values())) == 1  # else the pattern means more than that group
         for part in parts:
-            label = pattern if len(parts) == 1 else f"{pattern} of {part.name}"
+            label = pattern if alone else f"{pattern} of {part.name}"
             while any(name.endswith(label) for name in before):
                 label += "'"
             now = next(one for one in self._source.groups() if one.name == part.name)
@@ -237,11 +247,7 @@ class View(Drawn):
         found = find(self._source, path)
         for one in found:
             _check_whole(one, path, value)
-        return [
-            Assignment(one.selected.group, full, part)
-            for one in found
-            for full, part in zip(one.fulls, _parts(one, value), strict=True)
-        ]
+        return _assigned(found, value)
 
     # -- statistics ------------------------------------------------------------------------
 
@@ -328,6 +334,14 @@ def _agreed(values: Mapping[str, Any]) -> Any:
     first, *others = values.values()
     same = all(one is first or (type(one) is type(first) and one == first) for one in others)
     return first if same else dict(values)
+
+
+def _assigned(found: Sequence[Found], value: Any) -> list[Assignment]:
+    return [
+        Assignment(one.selected.group, full, part)
+        for one in found
+        for full, part in zip(one.fulls, _parts(one, value), strict=True)
+    ]
 
 
 def _parts(found: Found, value: Any) -> Sequence[Any]:

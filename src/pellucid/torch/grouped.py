@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
 import torch
@@ -103,17 +104,18 @@ class Grouped(Host, torch.optim.Optimizer):
         listed = [params] if isinstance(params, torch.Tensor) else list(params)
         if names is not None:
             listed = list(zip(names, listed, strict=True))
-        count = len(self.entries)
+        taken = {entry.name for entry in self.entries}
+        unused = (n for n in map("param_{}".format, count(len(self.entries))) if n not in taken)
         known = {id(entry.param): entry.name for entry in self.entries}
         found: list[tuple[str, Any]] = []
         named = bool(listed) and isinstance(listed[0], (tuple, list))
-        for number, one in enumerate(listed):
+        for one in listed:
             if isinstance(one, (tuple, list)) != named or (named and len(one) != 2):
                 raise ValueError(
                     "some parameters of a group have names and some have none: give (name, "
                     "parameter) pairs for all of them or for none"
                 )
-            name, param = one if named else (f"param_{count + number}", one)
+            name, param = one if named else (next(unused), one)
             if not named and self._patterns:
                 raise ValueError(
                     "groups= needs names: pass the model or model.named_parameters() instead of "

@@ -15,12 +15,12 @@ from pellucid.torch.arrays import TorchBackend, TorchNamespace
 from pellucid.torch.checks import listed
 from pellucid.torch.grouped import KEYS, SlotsInState
 from pellucid.torch.names import names_of
-from pellucid.torch.saving import Saving
+from pellucid.torch.surgery import Surgery
 
 __all__ = ["KEYS", "Optimizer"]
 
 
-class Optimizer(Saving):
+class Optimizer(Surgery):
     """Updates parameters by a rule, a chain or a route, as one fused multi-tensor kernel.
 
     Args:
@@ -71,6 +71,44 @@ class Optimizer(Saving):
         scratch: dict[str, Any] = {}
         Controls("defaults", pipeline, names_of(pipeline), scratch, pipeline.given, Journal())
         return {**scratch, **self._switches}
+
+    def schedule(
+        self,
+        path: str,
+        value: Any,
+        *,
+        split: bool = False,
+        scheduler: Any = None,
+        reason: str = "",
+    ) -> None:
+        """Give a hyperparameter a schedule from the next update on; `pellucid.view` sets it.
+
+        It gets the number of completed updates, and is part of the state dict: a run that is
+        loaded goes on with it.
+
+        Args:
+            path: what to change, ``"weight_decay"`` in all groups or, of some,
+                ``"decoder.*/weight_decay"``: a pattern of names must then name whole groups.
+            value: a schedule, any callable of the completed updates, a `ref`, or a number.
+            split: whether parameters that are a part of a group get one of their own first. A
+                scheduler of torch counts the groups, and has then to be given.
+            scheduler: torch's scheduler that drives the learning rates, if there is one.
+            reason: why, for the journal.
+
+        Raises:
+            UnknownNameError, HyperparameterError, ValueError: as `View.set`; nothing was changed.
+
+        >>> import torch, pellucid.torch
+        >>> from pellucid.schedules import Linear
+        >>> model = torch.nn.Linear(2, 2)
+        >>> opt = pellucid.torch.AdamW(model)
+        >>> opt.schedule("bias/weight_decay", Linear(0.1, 0.0, 1000), split=True)
+        >>> [group["weight_decay"] for group in opt.param_groups]
+        [0.01, 0.1]
+        """
+        from pellucid.access import view
+
+        view(self, scheduler=scheduler).set(path, value, reason, split=split)
 
     def __repr__(self) -> str:
         return f"pellucid.torch.{type(self).__name__} of {self.stage!r}\n{super().__repr__()}"
