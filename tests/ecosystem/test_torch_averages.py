@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from ecosystem.training import assert_same, batch, make_model, through_a_file, train
 from torch import nn
 from torch.optim import lr_scheduler, swa_utils
 
 import pellucid
 import pellucid.torch
+from ecosystem.training import assert_same, batch, make_model, through_a_file, train
 
 CLOSE = {"rtol": 2e-5, "atol": 1e-7}
 
@@ -64,7 +64,7 @@ def test_moving_averages(foreach: bool) -> None:
     )
     average = swa_utils.AveragedModel(model, **function)
     train(model, optimizer, range(6), lambda number: average.update_parameters(model))
-    slots = [held for held in (optimizer.state[param] for param in model.parameters())]
+    slots = [optimizer.state[param] for param in model.parameters()]
     for slot, expected in zip(slots, average.module.parameters(), strict=True):
         torch.testing.assert_close(slot["average_weights.average"], expected.detach(), **CLOSE)
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from ecosystem.training import assert_same, make_model, through_a_file, train
 from torch.optim import lr_scheduler
 
 import pellucid
 import pellucid.torch
+from ecosystem.training import assert_same, make_model, through_a_file, train
 
 STEPS = 12
 Make = Callable[[Any], Any]

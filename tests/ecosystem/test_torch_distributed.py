@@ -1,0 +1,88 @@
+"""Data-parallel training in two processes that exchange gradients by gloo, on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+import pellucid.torch
+from ecosystem import ranks
+from ecosystem.training import assert_same, batch, make_model, train
+
+CLOSE = {"rtol": 2e-5, "atol": 1e-6}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the two ranks left; all scenarios run in the same two processes."""
+    path = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(ranks.run_rank, (path,), nprocs=ranks.RANKS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> list[dict[str, Any]]:
+    return [torch.load(folder / f"{rank}.pt") for rank in range(ranks.RANKS)]
+
+
+@pytest.mark.parametrize("name", ranks.SCENARIOS)
+def test_both_ranks_end_bit_equal(name: str, found: Any) -> None:
+    one, two = (rank[name] for rank in found)
+    assert [*one] == [*two]
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def whole(name: str) -> torch.nn.Module:
+    """One process with the whole batch."""
+    if name == "unused":
+        model: Any = ranks.Forked()
+        optimizer = pellucid.torch.AdamW(model, lr=0.01)
+        for number in range(5):
+            optimizer.zero_grad()
+            (model(batch(number), number % 2) ** 2).mean().backward()
+            optimizer.step()
+        return model
+    model = make_model()
+    if name == "clipped":
+        stage = pellucid.chain(pellucid.clip_by_global_norm(0.01), pellucid.SGD(1.0, momentum=0.9))
+        train(model, pellucid.torch.Optimizer(model, stage), range(5))
+    elif name == "accumulated":
+        optimizer = pellucid.torch.AdamW(model, lr=ranks.RATE)
+        for number in range(0, 6, 2):
+            optimizer.zero_grad()
+            for one in (number, number + 1):
+                (model(batch(one)) ** 2).mean().backward()
+            optimizer.step()
+    else:
+        rate = 0.01 if name == "zero" else ranks.RATE
+        train(model, pellucid.torch.AdamW(model, lr=rate), range(5))
+    return model
+
+
+@pytest.mark.parametrize("name", ranks.SCENARIOS)
+def test_as_one_process_with_the_whole_batch(name: str, found: Any) -> None:
+    ended = whole(name)
+    model = ranks.Forked() if name == "unused" else make_model()
+    model.load_state_dict(found[0][name])
+    assert_same(model, ended, **CLOSE)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:torch.distributed is disabled, unavailable or uninitialized:UserWarning"
+)
+def test_a_checkpoint_of_two_ranks_goes_on_in_one(folder: Path, found: Any) -> None:
+    model = make_model(1)
+    optimizer = pellucid.torch.AdamW(model, lr=ranks.RATE)
+    its = get_state_dict(model, optimizer)
+    dcp.load({"model": its[0], "optimizer": its[1]}, checkpoint_id=folder / "checkpoint")
+    set_state_dict(model, optimizer, model_state_dict=its[0], optim_state_dict=its[1])
+    assert optimizer.updates == 3
+    train(model, optimizer, range(3, 5))
+    ended = make_model()
+    ended.load_state_dict(found[0]["saved"])
+    assert_same(model, ended, **CLOSE)
