@@ -11,6 +11,7 @@ from typing import Any
 
 from pellucid.declare import Extra, Hyper, Option, Slot
 from pellucid.rule import ORDER, Rule, RuleError, Stage, stage_class
+from pellucid.storage import PLAIN, Storage
 
 __all__ = ["Chain", "Composed", "Pipeline", "Route", "chain", "every", "route"]
 
@@ -186,6 +187,7 @@ class Pipeline:
     stages: tuple[Stage, ...]
     ordinals: tuple[int, ...] = ()
     label: str = ""
+    storage: Storage = PLAIN
 
     @cached_property
     def rule(self) -> Rule:
@@ -213,7 +215,8 @@ class Pipeline:
 
     @cached_property
     def slots(self) -> dict[str, tuple[Stage, Slot]]:
-        return dict(self._all("slots"))
+        own: dict[str, tuple[Stage, Slot]] = dict(self._all("slots"))
+        return {**own, **self.storage.companions(own, self.rule)}
 
     @cached_property
     def extras(self) -> dict[str, tuple[Stage, Extra]]:
@@ -273,8 +276,8 @@ def transformers_of(composed: Composed) -> tuple[Transformer, ...]:
 class Router:
     """Finds each parameter's pipeline; equal paths through the routes share one."""
 
-    def __init__(self, composed: Composed) -> None:
-        self._top = flatten(composed)
+    def __init__(self, composed: Composed, storage: Storage | None = None) -> None:
+        self._top, self.storage = flatten(composed), storage or PLAIN
         self._ordinals: dict[int, int] = {}
         self._pipelines: dict[tuple[int, ...], Pipeline] = {}
         self._used: set[tuple[int, int]] = set()
@@ -330,7 +333,8 @@ class Router:
             order = sorted(stages, key=lambda stage: ORDER.index(stage.kind))
             _check_names(list(order))
             ordinals = tuple(self._ordinals[id(stage)] for stage in order)
-            self._pipelines[key] = Pipeline(tuple(order), ordinals, "/".join(labels))
+            label = "/".join(labels)
+            self._pipelines[key] = Pipeline(tuple(order), ordinals, label, self.storage)
         return self._pipelines[key]
 
     def _descend(

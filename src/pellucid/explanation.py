@@ -231,7 +231,7 @@ def _program(pipeline: Pipeline, dtype: str, ndim: int, asleep: tuple[str, ...])
             continue
         kinds[full] = slot_kind(declared, (64, 32, 3, 3, 3)[:ndim], f"slot {full!r}")
         if declared.dtype not in (None, dtype):
-            storage.append((full, declared.dtype or dtype))
+            storage.append((("slot", full), declared.dtype or dtype))
     options = tuple(sorted((full, pipeline.given[full]) for full in pipeline.options))
     variant = Variant(options, tuple(kinds.items()), frozenset(asleep))
     return program(pipeline, variant, ndim, dtype, tuple(storage))

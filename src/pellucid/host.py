@@ -16,10 +16,12 @@ from pellucid.changes import Journal
 from pellucid.compose import Composed, Transformer
 from pellucid.controls import Controls, Reading
 from pellucid.declare import Ref
-from pellucid.fuse.engine import Backend, Engine, Entry, Plan, State, same_layout
+from pellucid.fuse.engine import Asked, Backend, Engine, Entry, Plan, State, same_layout
 from pellucid.fuse.interpret import NumpyNamespace
 from pellucid.fuse.launch import Step
 from pellucid.fuse.pool import threads
+from pellucid.fuse.rows import Rows
+from pellucid.fuse.trace import UNSCALE
 from pellucid.inputs import check_extras, transformed
 from pellucid.ops import is_number
 
@@ -113,13 +115,14 @@ class Host:
             gradients = self._transformed(gradients)
         self._check_complete(gradients, extras)
         self.idle = 0 if gradients else self.idle + 1
+        asked = self.asked(readings, gradients, UNSCALE in extras)
         if not self.compiled:
             step = self._step(readings, extras)
-            done = self._interpreted(gradients, readings, step, extras)
+            done = self._interpreted(gradients, readings, asked, step, extras)
             if done:
                 self._commit(readings, step)
             return done
-        plan = self._plan(gradients, readings)
+        plan = self._plan(gradients, readings, asked)
         self._point(plan, gradients, extras)
         done = self._launch(plan, readings, extras, self._written(plan))
         if done:
@@ -164,12 +167,13 @@ class Host:
         self,
         gradients: dict[int, Any],
         readings: Sequence[Reading],
+        asked: Asked,
         step: Step,
         extras: Mapping[str, Any],
     ) -> bool:
         from pellucid.fuse.eager import eager_update
 
-        return eager_update(self, gradients, readings, step, extras)
+        return eager_update(self, gradients, readings, asked, step, extras)
 
     # -- plans -------------------------------------------------------------------------------
 
@@ -200,10 +204,31 @@ class Host:
         driver = controls.drivers.get(full)
         return driver is not None and not isinstance(driver, Ref)
 
-    def _structure(self, readings: Sequence[Reading]) -> tuple[Any, ...]:
+    def asked(
+        self, readings: Sequence[Reading], gradients: Mapping[int, Any], scaled: bool = False
+    ) -> Asked:
+        """What a plan depends on beside the arrays."""
+        sparse = frozenset(i for i, grad in gradients.items() if isinstance(grad, Rows))
+        return Asked(
+            [reading.options for reading in readings],
+            self.truths(readings),
+            [reading.values for reading in readings],
+            self.asleep(),
+            scaled,
+            sparse,
+            self._grad_dtypes(gradients),
+        )
+
+    def _grad_dtypes(self, gradients: Mapping[int, Any]) -> dict[int, str]:
+        """The types of gradients that are not their parameters', by entry."""
+        return {}
+
+    def _structure(self, readings: Sequence[Reading], scaled: bool) -> tuple[Any, ...]:
         """Everything but the arrays that a plan depends on."""
-        whens = []
+        whens: list[Any] = []
         for controls, truth in zip(self.controls, self.truths(readings), strict=True):
+            if controls.pipeline.storage.sparse == "catch_up":
+                whens.append(tuple(value == 0.0 for value in truth.values()))
             for stage, declared in controls.pipeline.slots.values():
                 if declared.when is not None:
                     own = {
@@ -212,23 +237,19 @@ class Host:
                     }
                     whens.append(declared.present(own))
         options = tuple(tuple(reading.options.values()) for reading in readings)
-        return options, tuple(whens), self.asleep()
+        return scaled, options, tuple(whens), self.asleep()
 
-    def _plan(self, gradients: dict[int, Any], readings: Sequence[Reading]) -> Plan:
-        key = (tuple(gradients), self._structure(readings))
+    def _plan(
+        self, gradients: dict[int, Any], readings: Sequence[Reading], asked: Asked
+    ) -> Plan:
+        arrays = (tuple(gradients), asked.sparse, *sorted(asked.grad_dtypes.items()))
+        key = (arrays, self._structure(readings, asked.scaled))
         plan = self._plans.get(key)
         if plan is not None and self._still_holds(plan):
             return plan
         self._plans = {k: kept for k, kept in self._plans.items() if self._still_holds(kept)}
         active = [entry for entry in self.entries if entry.index in gradients]
-        plan = self.engine.plan(
-            active,
-            [reading.options for reading in readings],
-            self.truths(readings),
-            [reading.values for reading in readings],
-            self.asleep(),
-            self._step_of,
-        )
+        plan = self.engine.plan(active, asked, self._step_of)
         plan.new_counters = [
             (entry, counter)
             for entry, counter in zip(plan.entries, plan.counters, strict=True)
@@ -250,6 +271,9 @@ class Host:
 
     def _point(self, plan: Plan, gradients: dict[int, Any], extras: Mapping[str, Any]) -> None:
         """Point the plan at this step's gradients and extra inputs."""
+        rows = [gradients[entry.index] for entry in plan.entries]
+        if any(isinstance(one, Rows) for one in rows):
+            plan.launch.set_rows([one.numbers if isinstance(one, Rows) else None for one in rows])
         self._point_at(plan, ("grad", None), gradients)
         for name, value in extras.items():
             if not is_number(value):
@@ -259,7 +283,11 @@ class Host:
         backend = self.backend
         held = []
         for position, entry in enumerate(plan.entries):
-            array, param = backend.real(arrays[entry.index]), backend.real(entry.param)
+            given = arrays[entry.index]
+            if isinstance(given, Rows):
+                held.append(given.values)
+                continue
+            array, param = backend.real(given), backend.real(entry.param)
             buffer = plan.grad_buffers.get(position) if key[0] == "grad" else None
             if buffer is not None:
                 backend.copy(buffer, array)

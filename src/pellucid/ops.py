@@ -47,7 +47,7 @@ __all__ = [
 
 Over = Literal["tensor", "row", "column", "all"]
 OVER: tuple[Over, ...] = ("tensor", "row", "column", "all")
-Kind = Literal["arithmetic", "comparison", "logic", "reduction", "random", "size"]
+Kind = Literal["arithmetic", "comparison", "logic", "reduction", "random", "size", "rounding"]
 
 
 class RuleError(ValueError):
@@ -103,6 +103,8 @@ TABLE: dict[str, Operation] = _table(
     Operation("uniform", 1, "random"),
     Operation("normal", 1, "random"),
     Operation("size", 1, "size"),
+    Operation("rounded", 1, "rounding"),  # to a 16-bit type: of the storage, not of updates
+    Operation("rounded_randomly", 2, "rounding"),
 )
 
 

@@ -21,7 +21,7 @@ HEAVY = {"numba", "llvmlite", "scipy", "sklearn", *FRAMEWORKS}
 
 # -- the arrows --------------------------------------------------------------------------------
 
-RULE = {"ops", "declare", "rule"}
+RULE = {"ops", "declare", "rule", "storage"}
 JOURNAL = {"journal_records", "journal_table", "journal_history", "changes"}
 CORE = {*RULE, "compose", *JOURNAL, "controls"}
 HOST = {*CORE, "fuse", "inputs", "host", "rules"}
@@ -36,6 +36,7 @@ ARROWS: dict[str, set[str]] = {
     "changes": JOURNAL - {"changes"},
     "declare": {"ops"},
     "rule": {"ops", "declare"},
+    "storage": {"declare"},
     "transforms": RULE,
     "rules": RULE,
     "compose": RULE,

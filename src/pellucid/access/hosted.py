@@ -174,7 +174,7 @@ class HostSource:
         """State that the next update will begin, by path: a copy of its first value."""
         optimizer = self.optimizer
         readings = optimizer.readings()
-        truths = optimizer.truths(readings)
+        asked = optimizer.asked(readings, {})
         found: dict[str, Any] = {}
         for owner in self.owners():
             entry: Entry = owner.parameter
@@ -183,9 +183,7 @@ class HostSource:
             counter = optimizer._step_of(entry)
             if counter is not None:
                 found[f"{owner.label}/step"] = counter
-            shape = tuple(optimizer.backend.shape(entry.param))
-            truth, numbers = truths[entry.group], readings[entry.group].values
-            slots, _, _ = optimizer.engine.slots(entry, shape, truth, numbers)
+            slots, _, _ = optimizer.engine.slots(entry, asked)
             for full, array in slots.items():
                 declared = entry.pipeline.slots[full][1]
                 if declared.init == "param":

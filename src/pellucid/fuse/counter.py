@@ -9,9 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["counter_words", "normal_of", "tensor_key", "threefry", "uniform_of"]
+__all__ = [
+    "ROUNDING", "counter_words", "normal_of", "rounding_bits", "tensor_key", "threefry",
+    "uniform_of",
+]  # fmt: skip
 
 MASK = 0xFFFFFFFF
+ROUNDING = 0x7FFFFFFF
+"""The stream of the bits that round at random: no stage has it."""
 PARITY = 0x1BD11BDA
 UNIT = 1.0 / (1 << 24)
 TWO_PI = 6.283185307179586
@@ -47,6 +52,17 @@ def counter_words(seed: Any, stream: Any, parameter: Any, step: Any, element: An
     """The two random words of one element."""
     key0, key1 = tensor_key(seed, stream, parameter, step)
     return threefry(key0, key1, element & MASK, element >> 32)
+
+
+def rounding_bits(key0: Any, key1: Any, element: Any) -> Any:
+    """32 bits for one element, from a tensor's key: a hash, since a rounding needs few bits.
+
+    Of a tensor with more than 2^32 elements those 2^32 apart get the same.
+    """
+    x = (element + key0) & MASK
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & MASK
+    x = (((x ^ (x >> 15)) ^ key1) * 0x846CA68B) & MASK
+    return x ^ (x >> 16)
 
 
 def uniform_of(words: Any) -> Any:

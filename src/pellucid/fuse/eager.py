@@ -17,10 +17,11 @@ import numpy
 
 from pellucid.controls import Reading
 from pellucid.declare import Extra, Hyper, Option, Slot
-from pellucid.fuse.engine import Entry, overlap_waves
+from pellucid.fuse.engine import Asked, Entry, overlap_waves
 from pellucid.fuse.interpret import bare, is_array, number, plain, random_numbers, reduce, stream_of
 from pellucid.fuse.launch import Step
-from pellucid.fuse.program import program
+from pellucid.fuse.lazy import check_program
+from pellucid.fuse.program import Program
 from pellucid.fuse.pure import (
     Outcome,
     Tensor,
@@ -30,9 +31,11 @@ from pellucid.fuse.pure import (
     reduce_over_all,
     sizes_of,
 )
-from pellucid.fuse.trace import Variant, traced_init
+from pellucid.fuse.rows import Rows
+from pellucid.fuse.trace import UNSCALE, traced_init
 from pellucid.ops import TABLE, Over, RuleError, computing_with
 from pellucid.rule import Rule, Stage
+from pellucid.storage import CLOCK, COMPENSATION, NARROW, SEEN
 
 if TYPE_CHECKING:
     from pellucid.host import Host
@@ -48,6 +51,8 @@ class Target:
     tensor: Tensor
     options: Mapping[str, Any]
     stored: Mapping[str, Any]  # its slots' arrays by full name, also those that are new
+    kinds: Mapping[str, str]  # their kinds of shape
+    rows: Any = None  # numbers of the rows that take part; None: all
 
 
 @dataclass
@@ -110,7 +115,15 @@ class LineByLine:
             )
         if self.tensor.new[full] and traced_init(declared):
             return self._first(declared)
-        return plain(self.tensor.slots[full])
+        return plain(self._caught_up(full))
+
+    def _caught_up(self, full: str) -> Any:
+        """A slot as stored, times the decay that its rows missed if that is kept."""
+        slots = self.tensor.slots
+        if full + CLOCK not in slots:
+            return slots[full]
+        missed = self.xp.exp(slots[full + CLOCK] - slots[full + SEEN])
+        return slots[full] * self.xp.cast(missed, self.tensor.program.compute)
 
     def _first(self, declared: Slot) -> Any:
         param, grad = self.inputs[0], self.inputs[1]
@@ -162,7 +175,7 @@ class LineByLine:
         if kind == "random":
             made = random_numbers(
                 self.xp, name, self.tensor.shape, self.whole.seed, stream_of(self._occurrence()),
-                self.tensor.index, self.xp.whole(self.tensor.step),
+                self.tensor.index, self.xp.whole(self.tensor.step), self.tensor.places,
             )  # fmt: skip
             return self.xp.cast(made, self.tensor.program.compute)
         if not any(is_array(arg) for arg in args):
@@ -175,7 +188,10 @@ class LineByLine:
         if not is_array(x):
             return 1.0
         counted = {"tensor": "elements", "row": "columns", "column": "rows"}[over]
-        return float(sizes_of(tuple(x.shape))[counted])
+        shape = tuple(x.shape)
+        if self.target.rows is not None:
+            shape = (self.tensor.shape[0], *shape[1:])
+        return float(sizes_of(shape)[counted])
 
     def run(self, *inputs: Any) -> Any:
         """What the stage's update returns for these arrays."""
@@ -187,7 +203,12 @@ class LineByLine:
 def _run_stages(xp: Any, target: Target, whole: Whole, asleep: frozenset[str]) -> Assigned:
     """What one parameter becomes, by its stages' own lines."""
     tensor, assigned = target.tensor, Assigned()
-    before, grad, param, update = tensor.param, tensor.grad, tensor.param, None
+    before, grad, update = tensor.param, tensor.grad, None
+    if COMPENSATION in tensor.slots:
+        before = before + tensor.slots[COMPENSATION]
+    if UNSCALE in whole.extras:
+        grad = grad * whole.extras[UNSCALE]
+    param = before
     for stage in target.entry.pipeline.stages:
         if stage.kind != "rule" and stage.name in asleep:
             continue
@@ -203,7 +224,21 @@ def _run_stages(xp: Any, target: Target, whole: Whole, asleep: frozenset[str]) -
         else:
             param = context.run(param, before)
     assigned.values["param"] = param
+    _store(xp, tensor, whole, assigned.values)
     return assigned
+
+
+def _store(xp: Any, tensor: Tensor, whole: Whole, values: dict[str, Any]) -> None:
+    """Round the parameter as its storage asks, and count what rows will have missed."""
+    traced, run = tensor.program.traced, interpreter(xp, tensor, whole)
+    exact, node = values["param"], traced.param
+    if node.op in ("rounded", "rounded_randomly"):
+        values["param"] = run.rounded(node.op, node.data, exact, tensor.step)
+    if COMPENSATION in tensor.slots:
+        values[COMPENSATION] = exact - values["param"]
+    for full in traced.slots:
+        if full.endswith((CLOCK, SEEN)):
+            (values[full],) = run([traced.slots[full]])
 
 
 def _line_by_line(
@@ -227,34 +262,57 @@ def _outcome(host: Host, targets: Sequence[Target], whole: Whole) -> Outcome:
 
 
 def _targets(
-    host: Host, gradients: Mapping[int, Any], readings: Sequence[Reading]
+    host: Host, gradients: Mapping[int, Any], readings: Sequence[Reading], asked: Asked
 ) -> list[Target]:
-    truths, asleep, real = host.truths(readings), host.asleep(), host.backend.real
-    targets = []
-    for entry in host.entries:
-        if entry.index not in gradients:
-            continue
-        reading = readings[entry.group]
-        shape = tuple(host.backend.shape(entry.param))
-        stored, kinds, new = host.engine.slots(entry, shape, truths[entry.group], reading.values)
-        choices = tuple(sorted(reading.options.items()))
-        variant = Variant(choices, tuple(kinds.items()), asleep)
-        param, grad = real(entry.param), real(gradients[entry.index])
-        made = program(entry.pipeline, variant, len(shape), host.backend.dtype(param))
-        if not shape and param.shape:  # one complex number is one row of two reals
-            param, grad = param.reshape((1, 2)), grad.reshape((1, 2))
-        counter = host._step_of(entry)
-        step = (host.updates if counter is None else int(counter)) + 1
-        slots = {
-            full: float(real(array)) if kinds[full] == "scalar" else _shaped(param, real(array))
-            for full, array in stored.items()
-        }
-        tensor = Tensor(
-            entry.index, made, tuple(param.shape), param, grad, slots,
-            {full: full in new for full in entry.pipeline.slots}, reading.values, float(step),
-        )  # fmt: skip
-        targets.append(Target(entry, tensor, reading.options, stored))
-    return targets
+    active = [entry for entry in host.entries if entry.index in gradients]
+    return [
+        _target(host, entry, gradients[entry.index], readings[entry.group], asked)
+        for entry in active
+    ]
+
+
+def _target(host: Host, entry: Entry, given: Any, reading: Reading, asked: Asked) -> Target:
+    real, shape = host.backend.real, tuple(host.backend.shape(entry.param))
+    stored, kinds, new = host.engine.slots(entry, asked)
+    made = host.engine.program(entry, stored, kinds, asked)
+    rows = given.numbers if isinstance(given, Rows) else None
+    if rows is not None:
+        check_program(made, entry.name, True, entry.pipeline.storage.sparse)
+    param, grad = real(entry.param), real(given if rows is None else given.values)
+    if not shape and param.shape:  # one complex number is one row of two reals
+        param, grad = param.reshape((1, 2)), grad.reshape((1, 2))
+    whole = tuple(param.shape)
+    counter = host._step_of(entry)
+    step = (host.updates if counter is None else int(counter)) + 1
+    slots = {
+        full: float(real(array)) if kinds[full] == "scalar" else _shaped(param, real(array))
+        for full, array in stored.items()
+    }
+    places = None
+    if rows is not None:
+        places = host.xp.positions(whole)[rows]
+        slots = {f: a[rows] if kinds[f] in ("param", "row") else a for f, a in slots.items()}
+    tensor = Tensor(
+        entry.index, made, whole, _param(host, entry, made, rows), _computed(host, made, grad),
+        {full: _computed(host, made, array) for full, array in slots.items()},
+        {full: full in new for full in entry.pipeline.slots}, reading.values, float(step), places,
+    )  # fmt: skip
+    return Target(entry, tensor, reading.options, stored, kinds, rows)
+
+
+def _param(host: Host, entry: Entry, made: Program, rows: Any) -> Any:
+    """A parameter, or some of its rows, as an update reads it."""
+    param = host.backend.real(entry.param)
+    if not host.backend.shape(entry.param) and param.shape:  # one complex number is a row
+        param = param.reshape((1, 2))
+    return _computed(host, made, param if rows is None else param[rows])
+
+
+def _computed(host: Host, made: Program, array: Any) -> Any:
+    """An array that is stored in 16 bits, in the type that the update computes in."""
+    if is_array(array) and host.backend.dtype(array) in NARROW:
+        return host.xp.cast(array, made.compute)
+    return array
 
 
 def _shaped(param: Any, array: Any) -> Any:
@@ -282,25 +340,33 @@ def _write(host: Host, targets: Sequence[Target], values: Sequence[Mapping[str, 
     writes = []
     for target, after in zip(targets, values, strict=True):
         for full, value in after.items():
-            into = target.tensor.param if full == "param" else backend.real(target.stored[full])
+            array = target.entry.param if full == "param" else target.stored[full]
+            into = backend.real(array)
             # a value may be another slot's own array, which is about to be written
             if is_array(value):
                 value = backend.contiguous(value)
                 if len(value.shape) > len(into.shape):  # a row's slot of pairs of reals
                     value = value.reshape(tuple(into.shape))
-            writes.append((into, value))
-    for into, value in writes:
-        backend.fill(into, value)
+            some = full == "param" or target.kinds[full] in ("param", "row")
+            writes.append((into, target.rows if some else None, value))
+    for into, rows, value in writes:
+        if rows is None:
+            backend.fill(into, value)
+        else:
+            backend.fill_rows(into, rows, value)
 
 
 def _write_in_waves(
     host: Host, targets: Sequence[Target], whole: Whole, values: Sequence[Mapping[str, Any]]
 ) -> None:
     """Write all; parameters that overlap are updated one after the other, as by a loop."""
-    waves = overlap_waves([host.engine.span(target.tensor.param) for target in targets])
+    real = host.backend.real
+    waves = overlap_waves([host.engine.span(real(target.entry.param)) for target in targets])
     for wave in range(max(waves, default=0) + 1):
         places = [place for place, own in enumerate(waves) if own == wave]
         chosen = [targets[place] for place in places]
+        for target in chosen if wave else []:  # what earlier waves wrote, it sees
+            target.tensor.param = _param(host, target.entry, target.tensor.program, target.rows)
         found = _outcome(host, chosen, whole).values if wave else [values[p] for p in places]
         _write(host, chosen, found)
 
@@ -309,11 +375,12 @@ def eager_update(
     host: Host,
     gradients: dict[int, Any],
     readings: Sequence[Reading],
+    asked: Asked,
     step: Step,
     extras: Mapping[str, Any],
 ) -> bool:
     """One update without a kernel; False if it was vetoed."""
-    targets = _targets(host, gradients, readings)
+    targets = _targets(host, gradients, readings, asked)
     whole = Whole(host.seed, step.shared, _extras(host, extras))
     with numpy.errstate(all="ignore"):  # infinities and NaN pass silently, as in a kernel
         outcome = _outcome(host, targets, whole)

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from pellucid.fuse.counter import ROUNDING
 from pellucid.fuse.graph import Node, Rank
 from pellucid.fuse.segment import (
     REDUCTIONS,
@@ -23,6 +24,7 @@ from pellucid.fuse.segment import (
     splits,
 )
 from pellucid.ops import TABLE
+from pellucid.storage import NARROW, SIZES
 
 __all__ = ["Layout", "Target", "emit_pass", "emit_scalars"]
 
@@ -89,7 +91,8 @@ RESERVED = (
     *["T", "c", "t", "r", "i", "j", "row", "base", "start", "count", "columns_", "at"],
     *["math", "float", "int", "abs", "range"],
     *["add_in_any_order", "square_wide", "zero_bits", "bits_of_abs", "larger", "from_bits"],
-    *["larger_or_nan", "uniform_at", "normal_at", "sign_of"],
+    *["larger_or_nan", "uniform_at", "normal_at", "sign_of", "tensor_key", "key0", "key1"],
+    *[f"{how}_{dtype}" for how in ("nearest", "randomly") for dtype in NARROW],
 )
 
 
@@ -123,9 +126,22 @@ class PassWriter:
         self.lines.append("    " * self.indent + text)
 
     def expression(self, node: Node, name_of: Callable[[Node], str]) -> str:
+        if TABLE[node.op].kind == "rounding":
+            return self.rounding(node, name_of(node.args[0]))
         code = self.target.code_for_op[node.op]
         args = [name_of(arg) for arg in node.args]
         return code.format(*args) if isinstance(code, str) else code(*args)
+
+    def rounding(self, node: Node, x: str) -> str:
+        """A number of a 16-bit type, near to ``x``."""
+        if node.op == "rounded":
+            return f"nearest_{node.data}({x})"
+        return f"randomly_{node.data}({x}, key0, key1, {self.element})"
+
+    @property
+    def element(self) -> str:
+        """The place of an element in its tensor."""
+        return "base + j" if self.one.by_row else "start + i"
 
     # -- preamble: numbers, and one value a tensor -----------------------------------------
 
@@ -147,6 +163,10 @@ class PassWriter:
                 self.write(f"{self.names[node]} = {code}")
             elif node.rank == Rank.TENSOR:
                 self.write(f"{self.names[node]} = {self.tensor_value(node)}")
+            elif node.op == "rounded_randomly":
+                step = f"int({self.names[node.args[1]]})"
+                key = f"tensor_key(control[0], {ROUNDING}, dims[t, 3], {step})"
+                self.write(f"key0, key1 = {key}")
         self.narrowed(lambda node: node.rank <= Rank.TENSOR)
 
     def tensor_value(self, node: Node) -> str:
@@ -223,7 +243,9 @@ class PassWriter:
             note = f"  # {key[1] or key[0]}" if key else "  # a sum for each column"
             address = f"table[t, {column}]"
             if moved and column not in single:
-                address += f" + start * {8 if self.layout.storage[column] == 'float64' else 4}"
+                address += f" + start * {SIZES[self.layout.storage[column]]}"
+            if key == ("grad", None) and self.one.kind != "commit":  # it may have some rows only
+                address += f" + chunks[c, 3] * {SIZES[self.layout.storage[column]]}"
             self.write(f"at_{column} = pointer_{column}({address}){note}")
 
     # -- the innermost body ----------------------------------------------------------------
@@ -245,11 +267,8 @@ class PassWriter:
             return f"T({self.expression(node, self.column_total)})"
         if TABLE.get(node.op) and TABLE[node.op].kind == "random":
             stream = node.data[0] * 4096 + node.data[1]
-            element = "base + j" if self.one.by_row else "start + i"
-            step = self.names[node.args[0]]
-            return (
-                f"T({node.op}_at(control[0], {stream}, dims[t, 3], int({step}), {element}))"
-            )
+            step = f"int({self.names[node.args[0]]})"
+            return f"T({node.op}_at(control[0], {stream}, dims[t, 3], {step}, {self.element}))"
         return None
 
     def body(self, roots: list[Node], index: str) -> None:
@@ -401,7 +420,7 @@ class PassWriter:
         single = [node for node in others if node.args[0].rank <= Rank.TENSOR]
         if not columns and not single:
             return
-        self.write("if start == 0:")
+        self.write("if chunks[c, 4] != 0:")
         self.indent += 1
         for node in single:
             self.accumulate_value(sums[node.index], node, self.wide(node.args[0]))

@@ -14,13 +14,26 @@ import numpy
 
 from pellucid.compose import Pipeline
 from pellucid.declare import Ref, Slot
+from pellucid.fuse.catch_up import decays
 from pellucid.fuse.launch import Launch, Member, Step
+from pellucid.fuse.lazy import check_program
 from pellucid.fuse.program import Program, program
 from pellucid.fuse.trace import Variant, traced_init
+from pellucid.storage import (
+    CLOCK,
+    COMPENSATION,
+    NARROW,
+    SEEN,
+    SIZES,
+    compute_type,
+    slot_dtype,
+)
 
 __all__ = ["Backend", "Engine", "Entry", "Plan", "dense", "slot_kind", "slot_shape"]
 
-DTYPES = ("float32", "float64")
+DTYPES = tuple(SIZES)[:2] + NARROW
+"""What a kernel reads and writes."""
+NONE: frozenset[str] = frozenset()
 
 
 class Backend(Protocol):
@@ -54,6 +67,9 @@ class Backend(Protocol):
 
     def fill(self, into: Any, value: Any) -> None:
         """Write an array that broadcasts, or a number, into an array."""
+
+    def fill_rows(self, into: Any, rows: Any, value: Any) -> None:
+        """Write into these rows of an array."""
 
 
 class State(Protocol):
@@ -166,6 +182,23 @@ class Plan:
         return True
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a plan depends on beside the arrays."""
+
+    options: Sequence[Mapping[str, Any]]  # of each group: choices by full name
+    truths: Sequence[Mapping[str, Any]]  # of each group: numbers (None: a schedule), options
+    numbers: Sequence[Mapping[str, float]]  # of each group: for slots that begin at one
+    asleep: frozenset[str] = frozenset()  # stages that `every` leaves out
+    scaled: bool = False  # gradients are to be divided by a scale
+    sparse: frozenset[int] = frozenset()  # entries whose gradient has some rows only
+    grad_dtypes: Mapping[int, str] = field(default_factory=dict)  # by entry: of its gradient
+
+    def zeros(self, group: int) -> frozenset[str]:
+        """A group's hyperparameters that are zero and stay so until someone writes."""
+        return frozenset(full for full, value in self.truths[group].items() if value == 0.0)
+
+
 class Engine:
     """Makes plans."""
 
@@ -175,26 +208,19 @@ class Engine:
     def plan(
         self,
         entries: Sequence[Entry],
-        options: Sequence[Mapping[str, Any]],
-        truths: Sequence[Mapping[str, Any]],
-        numbers: Sequence[Mapping[str, float]],
-        asleep: frozenset[str],
+        asked: Asked,
         step_of: Callable[[Entry], Any],
     ) -> Plan:
         """A launch that updates these entries.
 
         Args:
-            options: of each group: choices by full name.
-            truths: of each group: hyperparameters (None: a schedule) and options, for ``when=``.
-            numbers: of each group: hyperparameters, for slots that begin at one.
-            asleep: stages that `every` leaves out.
+            asked: what they depend on beside the arrays.
             step_of: an entry's step counter, a float32 array of one number, or None.
         """
         members: list[Member] = []
         plan = Plan(list(entries), self.backend.copy, None, [], [])  # type: ignore[arg-type]
-        choices = [tuple(sorted(group.items())) for group in options]
         for entry in entries:
-            members.append(self._member(plan, entry, choices, truths, numbers, asleep, step_of))
+            members.append(self._member(plan, entry, asked, step_of))
         self._check_gaps(plan)
         self._waves(members)
         plan.launch = Launch(members, self.seed)
@@ -235,26 +261,22 @@ class Engine:
         self,
         plan: Plan,
         entry: Entry,
-        choices: Sequence[tuple[tuple[str, Any], ...]],
-        truths: Sequence[Mapping[str, Any]],
-        numbers: Sequence[Mapping[str, float]],
-        asleep: frozenset[str],
+        asked: Asked,
         step_of: Callable[[Entry], Any],
     ) -> Member:
-        backend, pipeline = self.backend, entry.pipeline
+        backend = self.backend
         shape = tuple(backend.shape(entry.param))
         real = backend.real(entry.param)
-        slots, kinds, new = self.slots(entry, shape, truths[entry.group], numbers[entry.group])
-        storage = tuple(
-            (full, backend.dtype(backend.real(array)))
-            for full, array in slots.items()
-            if backend.dtype(backend.real(array)) != backend.dtype(real)
-        )
-        variant = Variant(choices[entry.group], tuple(kinds.items()), asleep)
-        made = program(pipeline, variant, len(shape), backend.dtype(real), storage)
+        slots, kinds, new = self.slots(entry, asked)
+        made = self.program(entry, slots, kinds, asked)
+        sparse = entry.index in asked.sparse
+        if sparse:
+            check_program(made, entry.name, True, entry.pipeline.storage.sparse)
         arrays: dict[tuple[str, str | None], Any] = {("param", None): real}
         for full, array in slots.items():
             arrays["slot", full] = backend.real(array)
+        if sparse:
+            self._check_rows_apart(entry, arrays, kinds)
         position = len(plan.slots)
         plan.slots.append(slots)
         plan.pending.extend((entry, full, slots[full]) for full in slots if full in new)
@@ -270,25 +292,89 @@ class Engine:
             addresses={key: backend.address(array) for key, array in arrays.items()},
             new=frozenset(new),
             step_address=0 if counter is None else backend.address(counter),
+            sparse=sparse,
         )
 
+    def program(
+        self, entry: Entry, slots: Mapping[str, Any], kinds: Mapping[str, str], asked: Asked
+    ) -> Program:
+        """What updates an entry that has these slots."""
+        backend, pipeline = self.backend, entry.pipeline
+        stored = backend.dtype(backend.real(entry.param))
+        compute = compute_type(stored)
+        types: dict[tuple[str, str | None], str] = {
+            ("param", None): stored,
+            ("grad", None): asked.grad_dtypes.get(entry.index, stored),
+            **{("slot", full): backend.dtype(backend.real(array)) for full, array in slots.items()},
+            **{
+                ("extra", name): stored
+                for name, (_, declared) in pipeline.extras.items()
+                if declared.shape == "param"
+            },
+        }
+        narrow = stored in NARROW
+        variant = Variant(
+            tuple(sorted(asked.options[entry.group].items())),
+            tuple(kinds.items()),
+            asked.asleep,
+            rounding=pipeline.storage.rounding if narrow else "nearest",
+            stored=stored if narrow else "",
+            scaled=asked.scaled,
+            zeros=asked.zeros(entry.group) if any(f.endswith(CLOCK) for f in kinds) else NONE,
+        )
+        storage = tuple((key, dtype) for key, dtype in types.items() if dtype != compute)
+        return program(pipeline, variant, len(backend.shape(entry.param)), compute, storage)
+
+    def _check_rows_apart(
+        self, entry: Entry, arrays: Mapping[tuple[str, str | None], Any], kinds: Mapping[str, str]
+    ) -> None:
+        """Raise unless the rows of a parameter and its slots lie one after the other."""
+        backend = self.backend
+        for (_, full), array in arrays.items():
+            wide = full is None or kinds[full] in ("param", "row")
+            if wide and not axes_in_order(backend.shape(array), backend.strides(array)):
+                raise ValueError(
+                    f"{f'slot {full!r}' if full else 'the parameter'} of {entry.name!r} lies in "
+                    "memory in another order than that of its axes, and its gradient has some "
+                    "rows only: make it contiguous, or use sparse='dense'"
+                )
+
+    def _wanted(self, entry: Entry, asked: Asked) -> list[str]:
+        """An entry's slots that exist or now should."""
+        pipeline, truth = entry.pipeline, asked.truths[entry.group]
+        narrow = self.backend.dtype(self.backend.real(entry.param)) in NARROW
+        wanted = []
+        for full, (stage, declared) in pipeline.slots.items():
+            if declared.scope == "optimizer" or full.endswith((CLOCK, SEEN)):
+                continue
+            if full == COMPENSATION and not narrow:
+                continue
+            if self.state.get(entry, full) is not None or _present(
+                pipeline, stage, declared, truth
+            ):
+                wanted.append(full)
+        clocks = [full for full in pipeline.slots if full.endswith(CLOCK)]
+        held = [full for full in clocks if self.state.get(entry, full) is not None]
+        if not clocks or not (held or entry.index in asked.sparse):
+            return wanted
+        shape = tuple(self.backend.shape(entry.param))
+        kinds = {full: slot_kind(pipeline.slots[full][1], shape, full) for full in wanted}
+        made = self.program(entry, {}, kinds, asked)
+        missed = decays(made.traced, pipeline, asked.zeros(entry.group))
+        counted = dict.fromkeys([*(full.removesuffix(CLOCK) for full in held), *missed])
+        return [*wanted, *(full + end for full in counted for end in (CLOCK, SEEN))]
+
     def slots(
-        self,
-        entry: Entry,
-        shape: tuple[int, ...],
-        truth: Mapping[str, Any],
-        numbers: Mapping[str, float],
+        self, entry: Entry, asked: Asked
     ) -> tuple[dict[str, Any], dict[str, str], set[str]]:
         """An entry's slots: those that exist, and new ones where they now should."""
         slots: dict[str, Any] = {}
         kinds: dict[str, str] = {}
         new: set[str] = set()
-        for full, (stage, declared) in entry.pipeline.slots.items():
-            if declared.scope == "optimizer":
-                continue
+        shape, numbers = tuple(self.backend.shape(entry.param)), asked.numbers[entry.group]
+        for full in self._wanted(entry, asked):
+            stage, declared = entry.pipeline.slots[full]
             array = self.state.get(entry, full)
-            if array is None and not _present(entry.pipeline, stage, declared, truth):
-                continue
             where = f"slot {full!r} of {entry.name!r}"
             kinds[full] = slot_kind(declared, shape, where)
             wanted = slot_shape(kinds[full], shape)
@@ -299,6 +385,8 @@ class Engine:
                 )
             if array is None:
                 array = self._created(entry, stage, declared, kinds[full], wanted, numbers)
+                if declared.init == "param" and entry.index in asked.sparse:
+                    self.backend.copy(array, entry.param)  # also of rows that are touched later
                 new.add(full)
             elif tuple(self.backend.shape(array)) != wanted:
                 raise ValueError(
@@ -307,7 +395,7 @@ class Engine:
                 )
             elif self.backend.dtype(self.backend.real(array)) not in DTYPES:
                 raise TypeError(
-                    f"{where} is {self.backend.dtype(array)}; allowed is float32 or float64"
+                    f"{where} is {self.backend.dtype(array)}; allowed is one of {', '.join(DTYPES)}"
                 )
             slots[full] = array
         return slots, kinds, new
@@ -326,7 +414,15 @@ class Engine:
             fill = numbers[entry.pipeline.resolve(stage, declared.init.name)]
         elif not traced_init(declared):
             fill = float(declared.init)
-        return self.backend.slot(entry.param, shape, kind, declared.dtype, fill)
+        stored = self.backend.dtype(self.backend.real(entry.param))
+        dtype = slot_dtype(declared, kind, stored, entry.pipeline.storage)
+        real = self.backend.shape(self.backend.real(entry.param))
+        if dtype in NARROW and len(real) > len(self.backend.shape(entry.param)):
+            raise TypeError(
+                f"state_dtype='bfloat16': {entry.name!r} is complex, and there are no complex "
+                "numbers of 16-bit parts; use 'float32', or torch.view_as_real(param)"
+            )
+        return self.backend.slot(entry.param, shape, kind, dtype, fill)
 
     def _stage(
         self,
@@ -380,7 +476,7 @@ class Engine:
     def _axes(self, array: Any) -> list[tuple[int, int]]:
         """(length, stride in bytes) of each axis."""
         backend = self.backend
-        item = 8 if backend.dtype(array) == "float64" else 4
+        item = SIZES[backend.dtype(array)]
         pairs = zip(backend.shape(array), backend.strides(array), strict=True)
         return [(length, item * stride) for length, stride in pairs]
 
@@ -407,7 +503,8 @@ class Engine:
         spans = []
         for member in members:
             start = member.addresses["param", None]
-            item = 8 if member.program.compute == "float64" else 4
+            layout = member.program.layout
+            item = SIZES[layout.storage[layout.pointers["param", None]]]
             spans.append((start, start + item * member.elements))
         for member, wave in zip(members, overlap_waves(spans), strict=True):
             member.wave = wave

@@ -84,10 +84,18 @@ def reduce(xp: Any, name: str, x: Any, over: str) -> Any:
 
 
 def random_numbers(
-    xp: Any, name: str, shape: tuple[int, ...], seed: int, stream: int, parameter: int, step: int
+    xp: Any,
+    name: str,
+    shape: tuple[int, ...],
+    seed: int,
+    stream: int,
+    parameter: int,
+    step: int,
+    places: Any = None,
 ) -> Any:
-    """Counter-based random numbers of a tensor, in float64."""
-    words = counter.counter_words(seed, stream, parameter, step, xp.positions(shape))
+    """Counter-based random numbers of a tensor, in float64; ``places``: of some elements alone."""
+    where = xp.positions(shape) if places is None else places
+    words = counter.counter_words(seed, stream, parameter, step, where)
     if name == "uniform":
         return xp.wide(counter.uniform_of(words))
     return counter.normal_of((words[0], words[1]), xp)
@@ -203,6 +211,7 @@ class Interpreter:
     ) -> None:
         self.xp, self.dtype, self.shape, self.leaf = xp, dtype, shape, leaf
         self.seed, self.parameter = seed, parameter
+        self.places: Any = None  # of the elements in their tensor, where some rows are left out
         self.known: dict[int, Any] = {}
         self.narrow: dict[int, Any] = {}  # the same in the compute type, for loops over elements
 
@@ -219,6 +228,17 @@ class Interpreter:
         (value,) = self([node])
         return reduce(self.xp, name, value, "tensor")
 
+    def rounded(self, op: str, dtype: str, x: Any, step: Any = 0) -> Any:
+        """An array rounded to a 16-bit type, in the compute type."""
+        x = self.xp.cast(x, self.dtype)
+        if op == "rounded":
+            return self.xp.rounded(x, dtype)
+        key = counter.tensor_key(
+            self.seed, counter.ROUNDING, self.parameter, self.xp.whole(step)
+        )
+        places = self.xp.positions(self.shape) if self.places is None else self.places
+        return self.xp.rounded_randomly(x, counter.rounding_bits(*key, places), dtype)
+
     def _value(self, node: Node) -> Any:
         if node.op == "const":
             return node.data
@@ -230,9 +250,12 @@ class Interpreter:
         if row.kind == "random":
             step = self.xp.whole(self.known[node.args[0].index])
             made = random_numbers(
-                self.xp, node.op, self.shape, self.seed, stream_of(node.data), self.parameter, step
-            )
+                self.xp, node.op, self.shape, self.seed, stream_of(node.data), self.parameter, step,
+                self.places,
+            )  # fmt: skip
             return self.xp.cast(made, self.dtype)
+        if row.kind == "rounding":
+            return self.rounded(node.op, node.data, *(self.known[a.index] for a in node.args))
         args = [self.known[arg.index] for arg in node.args]
         if not any(is_array(arg) for arg in args):
             return number(node.op, args)

@@ -39,6 +39,7 @@ class Member:
     new: frozenset[str]  # slots that take part in their first update
     step_address: int = 0
     wave: int = 0  # overlapping parameters run one after the other
+    sparse: bool = False  # its gradient has some rows only: see `Launch.set_rows`
 
     @property
     def rows(self) -> int:
@@ -151,7 +152,7 @@ def _cut(length: int, most: int, grain: int = 1) -> list[tuple[int, int]]:
 class Chunks:
     """How the work of one pass is cut: by shapes alone."""
 
-    table: Any  # int64 (n, 3): tensor, start, count
+    table: Any  # int64 (n, 5): tensor, start, count, shift of the gradient, whether it is first
     spans: Any  # int64 (tensors, 2): first and last chunk of each tensor
     work: Any  # elements of each chunk
 
@@ -180,8 +181,37 @@ def _chunks(members: Sequence[Member], how: Callable[..., list[tuple[int, int, i
             pieces.append((number, start, count))
             work.append(elements)
         spans.append((first, len(pieces)))
-    shaped = numpy.array(pieces, INTS).reshape(-1, 3)
-    return Chunks(shaped, numpy.array(spans, INTS).reshape(-1, 2), numpy.array(work, INTS))
+    table = numpy.zeros((len(pieces), 5), INTS)
+    table[:, :3] = numpy.array(pieces, INTS).reshape(-1, 3)
+    edges = numpy.array(spans, INTS).reshape(-1, 2)
+    table[edges[:, 0], 4] = 1
+    return Chunks(table, edges, numpy.array(work, INTS))
+
+
+def _chunks_of_rows(members: Sequence[Member], rows: Sequence[Any], by_row: bool) -> Chunks:
+    """A chunk for each row that has a gradient.
+
+    Args:
+        rows: of each member, the numbers of its rows, in the order in which its gradient has them.
+        by_row: whether chunks count rows; else elements.
+    """
+    tables, spans, end = [], [], 0
+    for number, (member, some) in enumerate(zip(members, rows, strict=True)):
+        count = max(1, len(some))  # a tensor without rows has its numbers, too
+        table = numpy.zeros((count, 5), INTS)
+        table[:, 0], table[0, 4] = number, 1
+        if len(some):
+            columns = member.columns
+            table[:, 1] = some if by_row else some * columns
+            table[:, 2] = 1 if by_row else columns
+            table[:, 3] = (numpy.arange(count) - some) * columns
+        tables.append(table)
+        spans.append((end, end + count))
+        end += count
+    work = [table[:, 2] * (member.columns if by_row else 1)
+            for table, member in zip(tables, members, strict=True)]
+    edges = numpy.array(spans, INTS).reshape(-1, 2)
+    return Chunks(numpy.concatenate(tables), edges, numpy.concatenate(work))
 
 
 def _flat(member: Member, most: int) -> list[tuple[int, int, int]]:
@@ -237,6 +267,8 @@ class Table:
         self._column_workspaces()
         self.order = numpy.arange(count, dtype=INTS)  # places in the launch's list of members
         self.steps_on_device = bool(count and members[0].step_address)
+        self.sparse = members[0].sparse
+        self._some_rows: list[Any] = []  # of each member, where gradients have some rows only
         self._cuts: dict[Any, Chunks] = {}
         self._partials: dict[Any, Any] = {}
         self._blocks: dict[tuple[int, int], list[Block]] = {}
@@ -310,7 +342,19 @@ class Table:
 
     # -- passes ----------------------------------------------------------------------------
 
+    def set_rows(self, rows: list[Any]) -> None:
+        """Which rows of each member have a gradient in this step."""
+        self._some_rows = rows
+        self._cuts.clear()
+        self._partials.clear()
+        self._blocks.clear()
+
     def cut(self, one: Pass) -> Chunks:
+        if self.sparse:
+            if one.by_row not in self._cuts:
+                made = _chunks_of_rows(self.members, self._some_rows, one.by_row)
+                self._cuts[one.by_row] = made
+            return self._cuts[one.by_row]
         how: Any
         key: tuple[Any, ...]
         if one.kind == "columns":
@@ -398,9 +442,10 @@ class Launch:
     """All tables of an optimizer's step."""
 
     def __init__(self, members: Sequence[Member], seed: int) -> None:
-        grouped: dict[tuple[int, int], list[Member]] = {}
+        grouped: dict[tuple[int, int, bool], list[Member]] = {}
         for member in members:
-            grouped.setdefault((member.wave, id(member.program)), []).append(member)
+            key = (member.wave, id(member.program), member.sparse)
+            grouped.setdefault(key, []).append(member)
         self.tables = [
             Table(some[0].program, some, seed) for _, some in sorted(
                 grouped.items(), key=lambda item: item[0][0]
@@ -428,6 +473,16 @@ class Launch:
             column = table.program.layout.pointers.get(key)
             if column is not None:
                 table.pointers[:, column] = addresses[table.order]
+
+    def set_rows(self, rows: Sequence[Any]) -> None:
+        """Which rows have a gradient in this step: of each sparse member, in their order.
+
+        Args:
+            rows: of each member of the launch: int64, ascending, or None if it has all.
+        """
+        for table in self.tables:
+            if table.sparse:
+                table.set_rows([rows[place] for place in table.order.tolist()])
 
     def run(
         self, step: Step, count: int, meanwhile: Callable[[], Any] | None = None

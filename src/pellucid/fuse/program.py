@@ -10,7 +10,7 @@ import itertools
 import linecache
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,6 +27,8 @@ from pellucid.fuse.trace import NdimAsked, Traced, Variant, trace
 __all__ = ["Program", "program", "runtime_function"]
 
 Numbers = Callable[..., tuple[float, ...]]
+Key = tuple[str, str | None]
+"""What a column of the pointer table points at: ("param", None), ("slot", name), ..."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,11 @@ class Program:
         pipeline: Pipeline,
         variant: Variant,
         compute: str,
-        storage: tuple[tuple[str, str], ...],
+        storage: tuple[tuple[Key, str], ...],
     ) -> None:
         self.pipeline, self.variant, self.compute = pipeline, variant, compute
         self.segmented: Segmented = segment(trace(pipeline, variant))
-        self.storage = dict(storage)  # slots whose type differs from the compute type
+        self.storage = dict(storage)  # of what has another type than the compute type
         self.layout = self._layout()
 
     @property
@@ -62,16 +64,13 @@ class Program:
 
     def _layout(self) -> Layout:
         compute = self.compute
-        pointers: dict[tuple[str, str | None], int] = {("param", None): 0, ("grad", None): 1}
+        pointers: dict[Key, int] = {("param", None): 0, ("grad", None): 1}
         for name, _ in self.variant.slots:
             pointers["slot", name] = len(pointers)
         for name, (_, declared) in self.pipeline.extras.items():
             if declared.shape == "param":
                 pointers["extra", name] = len(pointers)
-        storage = {
-            column: self.storage.get(name or "", compute) if op == "slot" else compute
-            for (op, name), column in pointers.items()
-        }
+        storage = {column: self.storage.get(key, compute) for key, column in pointers.items()}
         totals: dict[int, int] = {}
         count = 0
         for one in self.passes:
@@ -191,7 +190,7 @@ def program(
     variant: Variant,
     ndim: int,
     compute: str,
-    storage: tuple[tuple[str, str], ...] = (),
+    storage: tuple[tuple[Key, str], ...] = (),
 ) -> Program:
     """The program of a pipeline's variant; made once for each pipeline object."""
     key: tuple[Any, ...] = (id(pipeline), variant, compute, storage)
@@ -203,7 +202,7 @@ def program(
     try:
         made = Program(pipeline, variant, compute, storage)
     except NdimAsked:
-        asked = Variant(variant.options, variant.slots, variant.asleep, ndim)
+        asked = replace(variant, ndim=ndim)
         made = Program(pipeline, asked, compute, storage)
         key = (*key, ndim)
     if len(_programs) > 512:

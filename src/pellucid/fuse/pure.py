@@ -36,6 +36,7 @@ class Tensor:
     new: Mapping[str, Any]  # whether a slot takes part in its first update: bool, or an array
     values: Mapping[str, Any]  # the group's hyperparameters by full name, in float64
     step: Any  # the number of this update, from 1, in float64
+    places: Any = None  # of its elements in the parameter, where some rows are left out
 
 
 @dataclass
@@ -152,7 +153,7 @@ def either(xp: Any, one: Any, other: Any) -> Any:
 
 def interpreter(xp: Any, tensor: Tensor, whole: Whole) -> Interpreter:
     """Evaluates the graph of a tensor."""
-    return Interpreter(
+    made = Interpreter(
         xp,
         tensor.program.compute,
         tensor.shape,
@@ -160,6 +161,8 @@ def interpreter(xp: Any, tensor: Tensor, whole: Whole) -> Interpreter:
         whole.seed,
         tensor.index,
     )
+    made.places = tensor.places
+    return made
 
 
 def _leaf(xp: Any, tensor: Tensor, whole: Whole, node: Node) -> Any:

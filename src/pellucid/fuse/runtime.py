@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import float32, float64, int32, int64, njit, types
 from numba.extending import intrinsic
 
-from pellucid.fuse import counter
+from pellucid.fuse import counter, runtime_narrow
 
 __all__ = ["FLAGS", "SIGNATURE", "access", "namespace"]
 
@@ -53,8 +53,10 @@ def access(dtype: str, column: int) -> tuple[Any, Any, Any]:
     Memory of different columns never overlaps within one launch (the launch sees to it), which
     the metadata tells LLVM: without it loops over many arrays are not vectorized.
     """
-    element, kind = _TYPES[dtype], _LLVM[dtype]
-    pointer_type = types.CPointer(element)  # type: ignore[no-untyped-call]
+    narrow = dtype in runtime_narrow.STORED
+    element, kind = (float32, ir.IntType(16)) if narrow else (_TYPES[dtype], _LLVM[dtype])
+    stored = runtime_narrow.STORED.get(dtype, element)
+    pointer_type = types.CPointer(stored)  # type: ignore[no-untyped-call]
 
     @intrinsic
     def pointer(_: Any, address: Any) -> Any:
@@ -73,14 +75,15 @@ def access(dtype: str, column: int) -> tuple[Any, Any, Any]:
         def codegen(__: Any, builder: Any, ___: Any, args: Any) -> Any:
             value = builder.load(builder.gep(args[0], [args[1]], inbounds=True))
             annotate(builder, value)
-            return value
+            return runtime_narrow.widened(builder, dtype, value) if narrow else value
 
         return element(at, index), codegen
 
     @intrinsic
     def put(_: Any, at: Any, index: Any, value: Any) -> Any:
         def codegen(__: Any, builder: Any, ___: Any, args: Any) -> Any:
-            done = builder.store(args[2], builder.gep(args[0], [args[1]], inbounds=True))
+            value = runtime_narrow.narrowed(builder, dtype, args[2]) if narrow else args[2]
+            done = builder.store(value, builder.gep(args[0], [args[1]], inbounds=True))
             annotate(builder, done)
 
         return types.void(at, index, element), codegen
@@ -245,6 +248,8 @@ def namespace(compute: str, storage: dict[int, str]) -> dict[str, Any]:
         "prefetch_lines": prefetch_lines,
         "uniform_at": _uniform_at,
         "normal_at": _normal_at,
+        "tensor_key": _key,
+        **runtime_narrow.NAMES,
     }
     for column, dtype in storage.items():
         made = access(dtype, column)

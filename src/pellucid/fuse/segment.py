@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from pellucid.fuse.graph import Node, Rank, walk
-from pellucid.fuse.trace import Traced
 from pellucid.ops import TABLE
+
+if TYPE_CHECKING:
+    from pellucid.fuse.trace import Traced
 
 __all__ = ["Pass", "Segmented", "segment"]
 

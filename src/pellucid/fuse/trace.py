@@ -10,9 +10,11 @@ from typing import Any
 
 from pellucid.compose import Pipeline
 from pellucid.declare import Extra, Hyper, Option, Ref, Slot
+from pellucid.fuse.catch_up import caught_up, counted_decays
 from pellucid.fuse.graph import Graph, Node, Rank
 from pellucid.ops import TABLE, Over, RuleError, Symbol, is_number
 from pellucid.rule import Rule, Stage
+from pellucid.storage import COMPENSATION
 
 __all__ = ["Traced", "Variant", "trace", "traced_init"]
 
@@ -32,6 +34,10 @@ class Variant:
     slots: tuple[tuple[str, str], ...]  # full name of each present slot, its kind of shape
     asleep: frozenset[str] = frozenset()  # stages that `every` leaves out of this update
     ndim: int | None = None  # None: the first trace finds out whether it matters
+    rounding: str = "nearest"  # of a parameter that is stored in 16 bits
+    stored: str = ""  # as which of those types
+    scaled: bool = False  # gradients are to be divided by a scale
+    zeros: frozenset[str] = frozenset()  # hyperparameters that are 0, where that decides
 
 
 @dataclass
@@ -47,6 +53,7 @@ class Traced:
     over_all: dict[tuple[int, int], Node] = field(default_factory=dict)  # by occurrence
     ranks: dict[str, Rank] = field(default_factory=dict)  # of each present slot
     ndim_matters: bool = False
+    exact: list[Node] = field(default_factory=list)  # what the stages give, before rounding
 
 
 def traced_init(declared: Slot) -> bool:
@@ -187,7 +194,7 @@ class Tracer:
         if declared.scope == "optimizer":
             key = (self.ordinal, full)
             return self.graph.leaf("shared", key, Rank.SCALAR)
-        stored = self.graph.leaf("slot", full, SLOT_RANKS[self.kinds[full]])
+        stored = caught_up(self.graph, full, self.into.ranks)
         if not traced_init(declared):
             return stored
         first = self._first(declared)
@@ -272,6 +279,10 @@ class _Symbol(Symbol):
         return tracer.variant.ndim
 
 
+UNSCALE = "1 / grad_scale"
+"""The extra input by which scaled gradients are multiplied."""
+
+
 class NdimAsked(Exception):  # a signal, not an error
     """The update asked for ``param.ndim``: trace it again for each number of dimensions."""
 
@@ -348,10 +359,14 @@ def trace(pipeline: Pipeline, variant: Variant) -> Traced:
 
 def _trace(pipeline: Pipeline, variant: Variant) -> Traced:
     graph = Graph()
-    before = graph.leaf("param", None, Rank.ELEMENT)
+    before: Node = graph.leaf("param", None, Rank.ELEMENT)
     grad: Node = graph.leaf("grad", None, Rank.ELEMENT)
     into = Traced(graph, before, None)
     into.ranks = {name: SLOT_RANKS[kind] for name, kind in variant.slots}
+    if COMPENSATION in into.ranks:  # what the last rounding lost is part of the parameter
+        before = graph.make("add", (before, graph.leaf("slot", COMPENSATION, Rank.ELEMENT)))
+    if variant.scaled:
+        grad = graph.make("mul", (grad, graph.leaf("extra", UNSCALE, Rank.SCALAR)))
     options: Mapping[str, Any] = dict(variant.options)
     for stage in pipeline.stages:
         if stage.kind != "rule" and stage.name in variant.asleep:
@@ -371,4 +386,18 @@ def _trace(pipeline: Pipeline, variant: Variant) -> Traced:
         else:
             into.param = tracer.run(into.param, before)
             into.update = None
+    into.exact = [into.param, *into.slots.values(), *into.shared.values(), *into.vetoes]
+    _round(into, variant)
+    into.slots |= counted_decays(into, pipeline, variant.zeros)
     return into
+
+
+def _round(into: Traced, variant: Variant) -> None:
+    """Round the parameter to its storage's type, where a plain store would not do."""
+    graph, exact = into.graph, into.param
+    if variant.rounding == "stochastic":
+        step = graph.leaf("step", None, Rank.SCALAR)
+        into.param = graph.make("rounded_randomly", (exact, step), variant.stored)
+    elif variant.rounding == "kahan":
+        into.param = graph.make("rounded", (exact,), variant.stored)
+        into.slots[COMPENSATION] = graph.make("sub", (exact, into.param))

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pellucid.fuse.lazy import check_program
 from pellucid.keras.core import Parameter, path_of
-from pellucid.keras.lazy import check_program
 from pellucid.ops import RuleError
 
 if TYPE_CHECKING:

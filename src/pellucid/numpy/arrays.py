@@ -48,3 +48,6 @@ class NumpyBackend:
 
     def fill(self, into: Any, value: Any) -> None:
         numpy.copyto(into, value, casting="same_kind")
+
+    def fill_rows(self, into: Any, rows: Any, value: Any) -> None:
+        into[rows] = value

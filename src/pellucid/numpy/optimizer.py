@@ -9,7 +9,7 @@ import numpy
 
 from pellucid.compose import Composed, Pipeline, Router, flatten, matches, transformers_of
 from pellucid.controls import Controls, canonical_names, overrides
-from pellucid.fuse.engine import DTYPES, Entry
+from pellucid.fuse.engine import Entry
 from pellucid.host import Host, check_patterns
 from pellucid.numpy.arrays import NumpyBackend
 
@@ -222,7 +222,7 @@ def _checked_params(params: Mapping[str, Any]) -> dict[str, Any]:
     for name, param in params.items():
         if not isinstance(name, str) or not name or "/" in name:
             raise ValueError(f"parameter name {name!r}: allowed is text without a slash")
-        if not isinstance(param, numpy.ndarray) or str(param.dtype) not in DTYPES:
+        if not isinstance(param, numpy.ndarray) or str(param.dtype) not in ("float32", "float64"):
             kind = getattr(param, "dtype", type(param).__name__)
             raise TypeError(
                 f"parameter {name!r} is {kind}; allowed are NumPy arrays of float32 or float64: "

@@ -7,9 +7,12 @@ from typing import Any
 
 import torch
 
+from pellucid.fuse import narrow
+from pellucid.storage import SIZES
+
 __all__ = ["TorchBackend", "TorchNamespace"]
 
-_NAMES = {torch.float32: "float32", torch.float64: "float64"}
+_NAMES = {getattr(torch, name): name for name in SIZES}
 
 
 class TorchBackend:
@@ -64,6 +67,12 @@ class TorchBackend:
             into.detach().copy_(value)
         else:
             into.detach().fill_(value)
+
+
+    def fill_rows(self, into: Any, rows: Any, value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            value = value.to(into.dtype)
+        into.detach()[torch.from_numpy(rows)] = value
 
 
 def scalar_dtype() -> torch.dtype:
@@ -137,6 +146,14 @@ class TorchNamespace:
     @staticmethod
     def cast(x: Any, dtype: str) -> Any:
         return x.to(getattr(torch, dtype)) if isinstance(x, torch.Tensor) else x
+
+    @staticmethod
+    def rounded(x: Any, dtype: str) -> Any:
+        return x.to(getattr(torch, dtype)).to(x.dtype)
+
+    @staticmethod
+    def rounded_randomly(x: Any, bits: Any, dtype: str) -> Any:
+        return torch.from_numpy(narrow.randomly(x.numpy(), bits.numpy(), dtype))
 
     @staticmethod
     def positions(shape: tuple[int, ...]) -> Any:

@@ -39,7 +39,7 @@ def check_param(name: Any, param: Any) -> None:
     real = {torch.complex64: "float32", torch.complex128: "float64"}.get(param.dtype)
     if real is None and str(param.dtype).removeprefix("torch.") not in DTYPES:
         raise TypeError(
-            f"parameter {name!r} is {param.dtype}; allowed are float32, float64, complex64 and "
+            f"parameter {name!r} is {param.dtype}; allowed are {', '.join(DTYPES)}, complex64 and "
             "complex128: convert the model, such as model.float()"
         )
     if param.numel() and any(

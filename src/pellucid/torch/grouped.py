@@ -13,6 +13,7 @@ from pellucid.compose import Pipeline, Router, matches
 from pellucid.controls import Controls, overrides
 from pellucid.fuse.engine import Entry, Plan
 from pellucid.host import Host
+from pellucid.storage import Storage
 from pellucid.torch.checks import check_param, check_switches
 from pellucid.torch.groups import Shelved, follow
 from pellucid.torch.names import names_of
@@ -53,6 +54,7 @@ class Grouped(Host, torch.optim.Optimizer):
     _taken: list[Any]
     _watches: list[tuple[Watch, Plan, Any, tuple[Any, ...]]]
     shelf: list[Shelved]
+    storage: Storage
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, as in torch; a route or ``groups=`` may split them into several groups.

@@ -20,6 +20,9 @@ _OURS: dict[str, Any] = {
     "gradient_transformers": (),
     "compiled": True,
     "seed": 0,
+    "rounding": "nearest",
+    "state_dtype": "float32",
+    "sparse": "dense",
 }
 
 
@@ -109,7 +112,8 @@ def _document(rule: type[Rule], signature: inspect.Signature) -> str:
             text,
             "",
             "Arguments, under torch's names:",
-            "    params, groups, gradient_transformers, compiled, seed: see `Optimizer`.",
+            "    params, groups, gradient_transformers, compiled, seed, rounding, state_dtype,",
+            "    sparse: see `Optimizer`.",
             *lines,
             "    foreach, fused: accepted; the update is always one fused kernel.",
             "    capturable, differentiable: False; True raises, since it cannot be had.",

@@ -13,6 +13,7 @@ from typing import Any
 
 from pellucid.compose import Pipeline
 from pellucid.controls import Names, Place
+from pellucid.storage import CLOCK, SEEN
 
 __all__ = ["STEPS", "canonical_of", "names_of"]
 
@@ -92,8 +93,16 @@ def names_of(pipeline: Pipeline) -> Names:
     places = {
         full: _place(table.get(full, full)) for full in (*pipeline.hypers, *pipeline.options)
     }
-    slots = {full: table.get(full, full) for full in pipeline.slots}
+    slots = {full: _of_slot(table, full) for full in pipeline.slots}
     return Names(places, slots, ("capturable", "differentiable"), unknown_of(pipeline))
+
+
+def _of_slot(table: Mapping[str, str], full: str) -> str:
+    """A slot's native name; what is kept beside a slot is called after it."""
+    for ending in (CLOCK, SEEN):
+        if full.endswith(ending):
+            return _of_slot(table, full.removesuffix(ending)) + ending
+    return table.get(full, full)
 
 
 def unknown_of(pipeline: Pipeline) -> dict[str, Any]:

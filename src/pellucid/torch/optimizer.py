@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -11,6 +11,7 @@ from pellucid.changes import Journal
 from pellucid.compose import Composed, Router, flatten, transformers_of
 from pellucid.controls import Controls
 from pellucid.host import Host, check_patterns
+from pellucid.storage import Storage
 from pellucid.torch.arrays import TorchBackend, TorchNamespace
 from pellucid.torch.checks import listed
 from pellucid.torch.grouped import KEYS, SlotsInState
@@ -33,6 +34,15 @@ class Optimizer(Surgery):
             a list, called before the stages; a pair that is left out skips its parameter.
         compiled: False runs ``update`` line by line on tensors, for a debugger.
         seed: of random numbers, from 0.
+        rounding: of parameters in bfloat16 and float16. ``"nearest"``: small updates are lost;
+            ``"stochastic"``: up or down, so that the mean is right, from seed and step;
+            ``"kahan"``: what a rounding loses is kept, in a slot of the parameter's type.
+        state_dtype: of new slots of a parameter's shape. ``"float32"``: float32, or the
+            parameter's if that is wider; ``"bfloat16"``; ``"param"``: the parameter's.
+        sparse: what a sparse gradient means. ``"dense"``: the numbers of a dense one;
+            ``"lazy"``: only rows with a gradient are read and written; ``"catch_up"``: and the
+            slots of such a row first decay by what they missed since it was last touched (the
+            parameter's own missed moves are not made up for).
 
     ``param_groups``, ``state`` and ``state_dict`` carry torch's names and go both ways between
     this class and torch's own for the same rule.
@@ -49,12 +59,16 @@ class Optimizer(Surgery):
         gradient_transformers: Iterable[Any] = (),
         compiled: bool = True,
         seed: int = 0,
+        rounding: Literal["nearest", "stochastic", "kahan"] = "nearest",
+        state_dtype: Literal["float32", "bfloat16", "param"] = "float32",
+        sparse: Literal["dense", "lazy", "catch_up"] = "dense",
     ) -> None:
+        self.storage = Storage(rounding, state_dtype, sparse)
         flatten(stage)
         functions = (*gradient_transformers, *transformers_of(stage))
         Host.__init__(self, TorchBackend(), SlotsInState(self), stage, functions, compiled, seed)
         self._patterns = dict(groups or {})
-        self._router = Router(stage)
+        self._router = Router(stage, self.storage)
         self._watches, self._counters, self._taken, self.shelf = [], {}, [], []
         torch.optim.Optimizer.__init__(self, listed(params), {})
         names = [entry.name for entry in self.entries]

@@ -8,23 +8,26 @@ from typing import Any
 import torch
 
 from pellucid.fuse.engine import Entry, Plan
+from pellucid.fuse.graph import walk
 from pellucid.fuse.pool import threads
-from pellucid.fuse.program import program
-from pellucid.fuse.trace import Variant
-from pellucid.torch.checks import check_memory, check_param, counted, is_counter
-from pellucid.torch.grouped import Grouped
+from pellucid.fuse.trace import UNSCALE
+from pellucid.torch.checks import counted, is_counter
+from pellucid.torch.gradients import Gradients
 from pellucid.torch.groups import follow
 from pellucid.torch.names import STEPS, rule_names
+from pellucid.torch.preparing import only_prepared
 from pellucid.torch.watch import Watch
 
 __all__ = ["Stepping"]
 
 
-class Stepping(Grouped):
+class Stepping(Gradients):
     """The part of a torch optimizer that updates parameters."""
 
     _counters: dict[int, Any]
+    prepared: Any = None  # the state, where it was made for a checkpoint before the first step
 
+    @torch._disable_dynamo  # type: ignore[attr-defined]
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None, **extras: Any) -> Any:
         """Update all parameters that have a gradient.
@@ -41,6 +44,8 @@ class Stepping(Grouped):
             ValueError, TypeError: what is wrong with a gradient or a hyperparameter. Nothing
                 was changed.
         """
+        if only_prepared(self):
+            return None
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -52,10 +57,15 @@ class Stepping(Grouped):
             checked = self._checked_extras(extras)
         else:
             checked = {}
+        if self._step_found_inf():
+            return loss
+        scale = self._unscale()
+        if scale is not None:
+            checked[UNSCALE] = scale
         if not self._quick_step(checked):
             follow(self)
             self._counters.clear()
-            self._update(self._gradients(), checked)
+            self._update(self._gradients(checked), checked)
         return loss
 
     def _quick_step(self, extras: dict[str, Any]) -> bool:
@@ -73,8 +83,8 @@ class Stepping(Grouped):
                 same = len(kept) == len(readings) and all(
                     a.base is b.base for a, b in zip(readings, kept, strict=True)
                 )
-                if not same or self._sleepers:
-                    structure = structure or self._structure(readings)
+                if not same or self._sleepers or known[0] != (UNSCALE in extras):
+                    structure = structure or self._structure(readings, UNSCALE in extras)
                     if structure != known:
                         continue
                 self._launch(plan, readings, extras, watch.tensors.bump)
@@ -101,6 +111,8 @@ class Stepping(Grouped):
         """From the next step on only look whether anything moved."""
         self._watches = [one for one in self._watches if one[1] in self._plans.values()]
         grads = [entry.param.grad for entry in plan.entries]
+        if any(grad is not None and grad.layout != torch.strided for grad in grads):
+            return
         pointed = plan.held.get(("grad", None), [])
         direct = len(pointed) == len(grads) and all(
             grad is not None and grad.data_ptr() == held.data_ptr()
@@ -120,62 +132,6 @@ class Stepping(Grouped):
         known = next(key[1] for key, kept in self._plans.items() if kept is plan)
         self._watches = [one for one in self._watches if one[1] is not plan]
         self._watches.insert(0, (watch, plan, known, ()))
-
-    def _gradients(self) -> dict[int, Any]:
-        found = {}
-        for entry in self.entries:
-            grad = entry.param.grad
-            if grad is not None:
-                self._check_array(entry, grad, "gradient")
-                found[entry.index] = grad
-        return found
-
-    def _check_array(self, entry: Entry, array: Any, what: str) -> None:
-        param = entry.param
-        if not isinstance(array, torch.Tensor):
-            raise TypeError(
-                f"{what} of {entry.name!r} is {type(array).__name__}; allowed is a tensor"
-            )
-        if array.layout != torch.strided:
-            raise TypeError(
-                f"{what} of {entry.name!r} is sparse ({array.layout}); allowed is a dense tensor: "
-                "build the layer with sparse=False"
-            )
-        if array.device.type != "cpu" or param.device.type != "cpu":
-            raise TypeError(
-                f"{what} of {entry.name!r} is on {array.device}, its parameter on {param.device}; "
-                "allowed is the CPU: kernels for other devices are not built yet"
-            )
-        if array.shape != param.shape or array.dtype != param.dtype:
-            raise ValueError(
-                f"{what} of {entry.name!r} has shape {tuple(array.shape)} and dtype {array.dtype}; "
-                f"its parameter has {tuple(param.shape)} and {param.dtype}: they must be the same"
-            )
-        if not array.is_conj() and array.numel() and not array.data_ptr():
-            raise ValueError(f"{what} of {entry.name!r} has no memory (a null pointer)")
-        check_param(entry.name, param)
-        check_memory(param, f"parameter {entry.name!r}")
-        held = self.state.get(param, {})
-        if not isinstance(held, dict):
-            raise TypeError(
-                f"the state of {entry.name!r} is {type(held).__name__}; allowed is a dict"
-            )
-        for full, native in self.controls[entry.group].names.slots.items():
-            if held.get(native) is not None:
-                check_memory(held[native], f"slot {full!r} of {entry.name!r}")
-
-    def _transformed(self, gradients: dict[int, Any]) -> dict[int, Any]:
-        """Gradients after the plain functions, which must leave parameters alone."""
-        params = {entry.index: entry.param for entry in self.entries}
-        versions = {index: param._version for index, param in params.items()}
-        made = self._apply_transformers(gradients, params)
-        for entry in self.entries:
-            if entry.param._version != versions[entry.index]:
-                raise ValueError(
-                    f"a gradient transformer changed the parameter {entry.name!r}: change "
-                    "gradients only; a ParameterTransform changes parameters"
-                )
-        return made
 
     def _by_index(self, given: Any, what: str) -> dict[int, Any]:
         if isinstance(given, Mapping):
@@ -206,14 +162,10 @@ class Stepping(Grouped):
         """Whether a parameter has its own counter: if its rule reads it, or torch's has one."""
         if STEPS & set(rule_names(entry.pipeline)):
             return True
-        truth = self.truths(self.readings())[entry.group]
-        options = {name: truth[name] for name in entry.pipeline.options}
-        shape = tuple(entry.param.shape)
-        numbers = {name: value or 0.0 for name, value in truth.items()}
-        _, kinds, _ = self.engine.slots(entry, shape, truth, numbers)
-        variant = Variant(tuple(sorted(options.items())), tuple(kinds.items()), self.asleep())
-        made = program(entry.pipeline, variant, len(shape), "float32")
-        return made.segmented.reads_step
+        asked = self.asked(self.readings(), {})
+        slots, kinds, _ = self.engine.slots(entry, asked)
+        made = self.engine.program(entry, slots, kinds, asked)
+        return any(node.op == "step" for node in walk(made.traced.exact))
 
     def _held_step(self, entry: Entry) -> Any:
         held = self.state.get(entry.param)

@@ -1,79 +1,38 @@
-"""Which updates can leave out the rows of a parameter that have no gradient.
-
-An update of some rows equals the update of these rows within the whole if it moves each row by
-that row's own values alone. What it reduces over more than a row must then get nothing from rows
-whose gradient is zero: a gradient's norm does not, a parameter's would.
-"""
+"""Between which numbers the values of an update lie in a row whose gradient is zero."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pellucid.compose import Pipeline
 from pellucid.fuse.graph import Node, Rank, walk
-from pellucid.fuse.program import Program
 from pellucid.fuse.segment import REDUCTIONS
-from pellucid.ops import TABLE, RuleError
 
-__all__ = ["check_program", "obstacle"]
+__all__ = ["ZERO", "bounds_of"]
 
 Bounds = tuple[float, float]
 ANY: Bounds = (-math.inf, math.inf)
 ZERO: Bounds = (0.0, 0.0)
 
 
-def check_program(program: Program, name: str) -> None:
-    """See that a program can update some rows of the parameter of this name.
+def bounds_of(
+    pipeline: Pipeline, nodes: Iterable[Node], zeros: frozenset[str] = frozenset()
+) -> dict[int, Any]:
+    """Of each node, by index: its bounds; of conditions, whether they hold, or None.
 
-    Raises:
-        RuleError: it needs the others, too.
+    Args:
+        pipeline: whose hyperparameters have bounds.
+        nodes: and all that they are computed from.
+        zeros: hyperparameters that are zero.
     """
-    found = obstacle(program)
-    if found:
-        raise RuleError(
-            f"sparse='lazy' reads and moves only the rows of {name!r} that have a gradient, and "
-            f"the update {found}: use sparse='dense', or route {name!r} to a rule without that"
-        )
-
-
-@lru_cache(512)
-def obstacle(program: Program) -> str:
-    """What an update of some rows cannot do, in words; "" where there is nothing."""
-    for full, kind in program.variant.slots:
-        if kind == "column":
-            return f"has {full!r}, a slot of one number for each column, made from all rows"
-        if kind in ("param", "row") and program.asks_new(full):
-            return f"forms the first value of {full!r} from a row's first gradient or value"
-    bounds = _bounds(program)
-    for node in program.segmented.nodes:
-        row = TABLE.get(node.op)
-        if row is not None and row.kind == "random":
-            return "draws random numbers, whose place in the tensor counts"
-        if node.op == "size" and node.data not in ("columns", "tensors"):
-            return f"asks how many {node.data} there are"
-        if node.op in REDUCTIONS and node.data[0] != "row":
-            (argument,) = node.args
-            if argument.rank in (Rank.ROW, Rank.ELEMENT) and bounds[argument.index] != ZERO:
-                return (
-                    f"reduces over {_PLACES[node.data[0]]} what rows without a gradient take "
-                    "part in"
-                )
-    return ""
-
-
-_PLACES = {"tensor": "the tensor", "column": "columns", "all": "all tensors"}
-
-
-def _bounds(program: Program) -> dict[int, Any]:
-    """Between which numbers each node lies in a row whose gradient is zero; of conditions, whether
-    they hold, or None."""
     hypers = {
-        full: _declared(declared) for full, (_, declared) in program.pipeline.hypers.items()
+        full: ZERO if full in zeros else _declared(declared)
+        for full, (_, declared) in pipeline.hypers.items()
     }
     known: dict[int, Any] = {}
-    for node in walk(program.segmented.nodes):
+    for node in walk(nodes):
         known[node.index] = _bound(node, known, hypers)
     return known
 

@@ -1,0 +1,216 @@
+"""Gradients of a torch optimizer: dense, of some rows, scaled; after the user's functions."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from pellucid.fuse.engine import Entry
+from pellucid.fuse.rows import Rows
+from pellucid.fuse.trace import UNSCALE
+from pellucid.torch.checks import check_memory, check_param
+from pellucid.torch.grouped import Grouped
+
+__all__ = ["Gradients", "rows_of"]
+
+WIDE = {torch.bfloat16: torch.float32, torch.float16: torch.float32}
+"""In what duplicates of 16-bit rows are summed."""
+
+
+class Gradients(Grouped):
+    """The part of a torch optimizer that takes gradients as they come."""
+
+    grad_scale: Any = None
+    """What gradients were multiplied by: set, and taken away, by `torch.amp.GradScaler`."""
+    found_inf: Any = None
+    """Whether a gradient is not finite, and so the step is to be skipped: likewise."""
+    _step_supports_amp_scaling = True
+    _came: dict[int, tuple[weakref.ref[Any], bool]] | None = None  # by id: was it of some rows
+
+    # -- scaled gradients ------------------------------------------------------------------
+
+    def _step_found_inf(self) -> bool:
+        """Whether a GradScaler found a gradient that is not finite."""
+        found = self.found_inf
+        return found is not None and float(found) != 0.0
+
+    def _unscale(self) -> float | None:
+        """What gradients are multiplied by to undo a GradScaler's scale; None: nothing."""
+        if self.grad_scale is None:
+            return None
+        scale = float(self.grad_scale)
+        if not 0.0 < scale < math.inf:
+            raise ValueError(
+                f"grad_scale is {scale}; allowed is a positive finite number: gradients that were "
+                "multiplied by it cannot be had back. Look at the GradScaler's init_scale and at "
+                "how its scale grew"
+            )
+        return 1.0 / scale if scale != 1.0 else None
+
+    # -- intake ----------------------------------------------------------------------------
+
+    def _gradients(self, extras: dict[str, Any]) -> dict[int, Any]:
+        """Gradients by entry's index, checked; those of some rows as `Rows`.
+
+        Where functions of the user's see gradients, they are unscaled before.
+        """
+        found = {}
+        for entry in self.entries:
+            grad = entry.param.grad
+            if grad is not None:
+                self._check_array(entry, grad, "gradient")
+                found[entry.index] = grad
+        if self.transformers:
+            factor = extras.pop(UNSCALE, None)
+            found = {index: self._for_functions(index, grad, factor) for index, grad in
+                     found.items()}
+            return found
+        return {index: self._settled(self.entries[index], grad) for index, grad in found.items()}
+
+    def _for_functions(self, index: int, grad: Any, factor: float | None) -> Any:
+        """A gradient as the user's functions get it."""
+        if grad.layout == torch.sparse_coo:
+            storage = self.entries[index].pipeline.storage
+            grad = grad.to_dense() if storage.sparse == "dense" else grad.coalesce()
+        if factor is None:
+            return grad
+        return grad.to(WIDE.get(grad.dtype, grad.dtype)) * factor
+
+    def _settled(self, entry: Entry, grad: Any) -> Any:
+        """A gradient as the engine takes it."""
+        mode = entry.pipeline.storage.sparse
+        if grad.layout != torch.sparse_coo:
+            self._check_alike(entry, False, mode)
+            return grad
+        _check_rows(entry.name, entry.param, grad)
+        if mode == "dense":
+            return grad.to_dense()
+        if entry.param.is_complex():
+            raise TypeError(
+                f"gradient of {entry.name!r} is sparse and complex, and its rows are no rows of "
+                "reals: use sparse='dense'"
+            )
+        self._check_alike(entry, True, mode)
+        return rows_of(grad)
+
+    def _check_alike(self, entry: Entry, sparse: bool, mode: str) -> None:
+        """Raise if a parameter's gradients are of some rows in one step, and of all in another."""
+        if mode == "dense":
+            return
+        if self._came is None:
+            self._came = {}
+        before = self._came.get(id(entry.param))
+        if before is None or before[0]() is not entry.param:
+            self._came[id(entry.param)] = weakref.ref(entry.param), sparse
+        elif before[1] != sparse:
+            words = ("dense", "sparse") if sparse else ("sparse", "dense")
+            raise TypeError(
+                f"gradient of {entry.name!r} is {words[1]}, and it was {words[0]} before: with "
+                f"sparse={mode!r} a parameter's gradients are always the one or always the other. "
+                "Use sparse='dense', which takes both, or convert them (grad.to_dense())"
+            )
+
+    def _check_array(self, entry: Entry, array: Any, what: str) -> None:
+        param = entry.param
+        if not isinstance(array, torch.Tensor):
+            raise TypeError(
+                f"{what} of {entry.name!r} is {type(array).__name__}; allowed is a tensor"
+            )
+        sparse = array.layout == torch.sparse_coo and what.endswith("gradient")
+        if array.layout != torch.strided and not sparse:
+            raise TypeError(
+                f"{what} of {entry.name!r} is sparse ({array.layout}); allowed is a dense tensor"
+                + (", or one of torch.sparse_coo" if what.endswith("gradient") else "")
+            )
+        if array.device.type != "cpu" or param.device.type != "cpu":
+            raise TypeError(
+                f"{what} of {entry.name!r} is on {array.device}, its parameter on {param.device}; "
+                "allowed is the CPU: kernels for other devices are not built yet"
+            )
+        if array.shape != param.shape or array.dtype not in _types(param, what):
+            raise ValueError(
+                f"{what} of {entry.name!r} has shape {tuple(array.shape)} and dtype {array.dtype}; "
+                f"its parameter has {tuple(param.shape)} and {param.dtype}: they must be the same"
+            )
+        if not sparse and not array.is_conj() and array.numel() and not array.data_ptr():
+            raise ValueError(f"{what} of {entry.name!r} has no memory (a null pointer)")
+        check_param(entry.name, param)
+        check_memory(param, f"parameter {entry.name!r}")
+        held = self.state.get(param, {})
+        if not isinstance(held, dict):
+            raise TypeError(
+                f"the state of {entry.name!r} is {type(held).__name__}; allowed is a dict"
+            )
+        for full, native in self.controls[entry.group].names.slots.items():
+            if held.get(native) is not None:
+                check_memory(held[native], f"slot {full!r} of {entry.name!r}")
+
+    def _transformed(self, gradients: dict[int, Any]) -> dict[int, Any]:
+        """Gradients after the plain functions, which must leave parameters alone."""
+        params = {entry.index: entry.param for entry in self.entries}
+        versions = {index: param._version for index, param in params.items()}
+        made = self._apply_transformers(gradients, params)
+        for entry in self.entries:
+            if entry.param._version != versions[entry.index]:
+                raise ValueError(
+                    f"a gradient transformer changed the parameter {entry.name!r}: change "
+                    "gradients only; a ParameterTransform changes parameters"
+                )
+        return {index: self._settled(self.entries[index], grad) for index, grad in made.items()}
+
+    def _grad_dtypes(self, gradients: Mapping[int, Any]) -> dict[int, str]:
+        found = {}
+        for index, grad in gradients.items():
+            values = grad.values if isinstance(grad, Rows) else grad
+            if values.dtype != self.entries[index].param.dtype:
+                found[index] = self.backend.dtype(self.backend.real(values))
+        return found
+
+
+def _types(param: Any, what: str) -> list[Any]:
+    """What types a gradient or another input of a parameter may have."""
+    allowed = [param.dtype]
+    if what.endswith("gradient"):
+        allowed.append(getattr(param, "grad_dtype", None))
+    if what == "transformed gradient":
+        allowed.append(WIDE.get(param.dtype))
+    return allowed
+
+
+def _check_rows(name: str, param: Any, grad: Any) -> None:
+    """Raise unless a sparse gradient's indices are inside of its parameter."""
+    indices = grad._indices()
+    if not param.dim():
+        raise TypeError(f"gradient of {name!r} is sparse, and its parameter is one number")
+    if not indices.numel():
+        return
+    low, high = indices.amin(dim=1).tolist(), indices.amax(dim=1).tolist()
+    for axis, (least, most) in enumerate(zip(low, high, strict=True)):
+        if least < 0 or most >= param.shape[axis]:
+            raise ValueError(
+                f"gradient of {name!r} has the index {least if least < 0 else most} along axis "
+                f"{axis}; allowed is 0 to {param.shape[axis] - 1}"
+            )
+
+
+def rows_of(grad: Any) -> Rows:
+    """The rows, along the first axis, that a sparse gradient has; duplicates are summed.
+
+    Args:
+        grad: of layout torch.sparse_coo, its indices in range.
+    """
+    wide = WIDE.get(grad.dtype)
+    grad = (grad if wide is None or grad.is_coalesced() else grad.to(wide)).coalesce()
+    indices, values = grad._indices(), grad._values()
+    if grad.sparse_dim() > 1:
+        rows, place = torch.unique(indices[0], return_inverse=True)
+        shape = (len(rows), *grad.shape[1:])
+        inside = torch.sparse_coo_tensor(
+            torch.cat([place[None], indices[1:]]), values, shape, check_invariants=False
+        )
+        return Rows(rows.numpy(), inside.to_dense())
+    return Rows(indices[0].contiguous().numpy(), values.contiguous())
