@@ -121,6 +121,7 @@ def _of_torch() -> str:
         "from collections.abc import Iterable, Mapping\nfrom typing import Any\n\n"
         "from pellucid.declare import Value\n"
         "from pellucid.torch.optimizer import Optimizer as Optimizer\n"
+        "from pellucid.torch.report import LoadReport as LoadReport\n"
     )
     return HEAD + "\n".join([head, *(_named(name, cls) for name, cls in sorted(NAMED.items()))])
 

@@ -19,8 +19,9 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module("pellucid.run.scheduling"), name)
     from pellucid.torch.named import NAMED
     from pellucid.torch.optimizer import Optimizer
+    from pellucid.torch.report import LoadReport
 
-    found = {"Optimizer": Optimizer, **NAMED}
+    found = {"LoadReport": LoadReport, "Optimizer": Optimizer, **NAMED}
     found["__all__"] = [*found, *_SCHEDULERS]
     globals().update(found)
     if name not in found:

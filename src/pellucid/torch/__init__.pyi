@@ -5,6 +5,7 @@ from typing import Any
 
 from pellucid.declare import Value
 from pellucid.torch.optimizer import Optimizer as Optimizer
+from pellucid.torch.report import LoadReport as LoadReport
 
 class ASGD(Optimizer):
     """Step against the gradient with a falling rate, and keep the average of the parameters."""

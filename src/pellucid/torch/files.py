@@ -1,240 +1,260 @@
-"""Loading state dicts by position: all is checked before anything changes."""
+"""What a state dict holds, read and checked by itself: torch's own, or ours with its own part.
+
+The part under the key ``pellucid`` has a version. 1, which is not written there: ``updates``,
+``seed``, ``schedules``, ``shared``, ``journal``. 2: also ``groups``, which tell of each group the
+rule, the stages and the names of their hyperparameters and slots, and ``slots``, what the state of
+each parameter had, by its key.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from pellucid.changes import Journal
-from pellucid.compose import Pipeline
 from pellucid.controls import Controls
-from pellucid.fuse.engine import slot_kind, slot_shape
-from pellucid.rules import CATALOGUE
-from pellucid.torch.names import STEPS, names_of, rule_names
 
 if TYPE_CHECKING:
     from pellucid.torch.grouped import Grouped
 
-__all__ = ["checked_own", "checked_state", "finish_load"]
+__all__ = [
+    "KEY", "VERSION", "File", "Own", "SavedGroup", "SavedParameter", "described", "quoted",
+    "read_file", "with_own",
+]  # fmt: skip
 
-FLOATS = (torch.float32, torch.float64)
-CPU = torch.device("cpu")
+KEY = "pellucid"
+VERSION = 2
+NOT_VALUES = ("params", "param_names")
+"""Keys of a group that say what its parameters are."""
 
 
 @dataclass(frozen=True)
-class Arriving:
-    """What a state dict has for us alone, read before anything changes."""
+class SavedParameter:
+    """A parameter that a file lists."""
+
+    key: Any  # of the file's state
+    name: str | None
+    group: int
+    slots: Mapping[str, Any] | None  # None: the file has no state of it
+
+    def described(self) -> str:
+        """How errors call it."""
+        return f"parameter {self.key}" + ("" if self.name is None else f" ({self.name!r})")
+
+    def __str__(self) -> str:
+        return self.name if self.name is not None else f"parameter {self.key}"
+
+
+@dataclass(frozen=True)
+class SavedGroup:
+    """A group of a file; what the file does not say is None."""
+
+    values: Mapping[str, Any]
+    count: int  # of its parameters
+    schedules: Mapping[str, Any] | None = None
+    rule: str | None = None  # import path of its class
+    names: Mapping[str, str] | None = None  # of hyperparameters and options: native by canonical
+    slots: frozenset[str] | None = None  # native names of all that its stages declare
+
+
+@dataclass(frozen=True)
+class Own:
+    """What a file has for us alone."""
 
     updates: int
     seed: int
-    shared: dict[tuple[int, str], float]
-    drivers: list[dict[str, Any]]
-    journal: Journal | None  # None: the file is torch's, and the journal goes on
-    numbers: list[dict[str, torch.Tensor]]  # of each parameter: slots of one value, as saved
+    shared: Mapping[tuple[int, str], float]
+    journal: Journal
 
 
-def checked_state(optimizer: Grouped, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The state dict as torch loads it, complete; ValueError says what differs."""
+@dataclass(frozen=True)
+class File:
+    """A state dict."""
+
+    groups: Sequence[SavedGroup]
+    parameters: Sequence[SavedParameter]
+    others: Mapping[Any, Any]  # of the state: what belongs to no parameter that is listed
+    named: bool
+    own: Own | None = None  # None: it is torch's
+
+
+def described(optimizer: Grouped, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What version 2 adds, for a state dict of torch's form, as plain data."""
+    groups = [_described_group(controls) for controls in optimizer.controls]
+    slots = {}
+    for group in found["param_groups"]:
+        for key in group["params"]:
+            held = found["state"].get(key)
+            if isinstance(held, Mapping) and held:
+                slots[key] = _held(held)
+    return {"version": VERSION, "groups": groups, "slots": slots}
+
+
+def _described_group(controls: Controls) -> dict[str, Any]:
+    pipeline, names = controls.pipeline, controls.names
+    return {
+        "rule": _path(pipeline.rule),
+        "stages": [_path(stage) for stage in pipeline.stages],
+        "names": {full: names.native(full) for full in names.places},
+        "slots": list(names.slots.values()),
+    }
+
+
+def _path(stage: Any) -> str:
+    return f"{type(stage).__module__}:{type(stage).__qualname__}"
+
+
+def _held(slots: Mapping[str, Any]) -> list[str]:
+    return [str(name) for name, value in slots.items() if value is not None]
+
+
+def read_file(state_dict: Mapping[str, Any]) -> File:
+    """The part of a state dict that torch's have, too.
+
+    Raises:
+        ValueError: it is none.
+    """
     try:
         groups, state = state_dict["param_groups"], state_dict["state"]
+        many = isinstance(groups, Sequence) and isinstance(state, Mapping)
     except (KeyError, TypeError):
+        many = False
+    if not many:
         raise ValueError(
             "this is no optimizer's state dict: it has no 'param_groups' and 'state'"
-        ) from None
-    own = optimizer.param_groups
-    if len(groups) != len(own):
-        raise ValueError(
-            f"loaded state dict has a different number of parameter groups: {len(groups)} in the "
-            f"file, {len(own)} here; build the optimizer with the same groups"
         )
-    ours = "pellucid" in state_dict
-    filled = []
-    by_key: dict[Any, int] = {}
-    count = 0
-    for number, (saved, mine) in enumerate(zip(groups, own, strict=True)):
-        if not isinstance(saved, Mapping) or "params" not in saved:
-            raise ValueError(f"loaded state dict has no 'params' in its group {number}")
-        if len(saved["params"]) != len(mine["params"]):
-            raise ValueError(
-                "loaded state dict contains a parameter group that doesn't match the size of "
-                f"optimizer's group: group {number} has {len(saved['params'])} parameters in the "
-                f"file, {len(mine['params'])} here"
-            )
-        for key in saved["params"]:
-            by_key[key] = count
-            count += 1
-        filled.append(_filled(optimizer.controls[number], saved, mine, ours))
-    kept = dict(state)
-    for key, slots in state.items():
-        if key in by_key:
-            _check_slots(optimizer, by_key[key], slots)
-            kept[key] = {name: value for name, value in slots.items() if value is not None}
-    return {"state": kept, "param_groups": filled}
-
-
-def _filled(
-    controls: Controls, saved: Mapping[str, Any], mine: Mapping[str, Any], ours: bool
-) -> dict[str, Any]:
-    """A saved group with every key that ours has, its values checked."""
-    if ours:  # an option of ours alone has no key where it has its default
-        unknown = {controls.names.native(full) for full in controls.names.unknown}
-        mine = {key: value for key, value in mine.items() if key not in unknown}
-    merged = {**{key: mine[key] for key in mine if key not in ("params", "param_names")}, **saved}
-    merged |= {key: mine[key] for key in controls.names.refused if key in mine}  # of a GPU's file
-    scratch = Controls(
-        controls.label, controls.pipeline, controls.names, {}, controls.pipeline.given, Journal()
+    listed = [_members(number, group) for number, group in enumerate(groups)]
+    parameters = [
+        SavedParameter(key, name, number, _slots_of(state, key, name))
+        for number, some in enumerate(listed)
+        for key, name in zip(some, _names(number, groups[number]), strict=True)
+    ]
+    known = {one.key for one in parameters}
+    return File(
+        [SavedGroup(_values(group), len(group["params"])) for group in groups],
+        parameters,
+        {key: value for key, value in state.items() if key not in known},
+        bool(parameters) and all(one.name is not None for one in parameters),
     )
-    scratch.store = merged
-    for key in controls.names.native_keys():
-        if isinstance(merged.get(key), list):  # JSON has no tuples
-            merged[key] = tuple(merged[key])
-    scratch.read(0)
-    return merged
 
 
-@cache
-def _slots_of_rules() -> frozenset[str]:
-    """What torch's names call the slots of the catalogue: no key of anyone else's."""
-    pipelines = [Pipeline((rule(),), (0,)) for rule in CATALOGUE.values()]
-    return frozenset(name for one in pipelines for name in names_of(one).slots.values())
+def _values(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key not in NOT_VALUES}
 
 
-def _check_slots(optimizer: Grouped, index: int, slots: Any) -> None:
-    entry = optimizer.entries[index]
-    names = optimizer.controls[entry.group].names
-    shape = tuple(entry.param.shape)
-    where = f"parameter {index} ({entry.name!r}, shape {shape})"
+def with_own(file: File, own: Any) -> File:
+    """A file with what stands under the key ``pellucid``.
+
+    Raises:
+        ValueError: that is of a later version or damaged, or the file is truncated.
+    """
+    made, about = _own(own, len(file.groups))
+    _check_whole(file, about.get("slots", {}))
+    groups = [
+        replace(
+            group,
+            schedules=about["schedules"][number],
+            **(about["groups"][number] if "groups" in about else {}),
+        )
+        for number, group in enumerate(file.groups)
+    ]
+    return replace(file, groups=groups, own=made)
+
+
+def _members(number: int, group: Any) -> Sequence[Any]:
+    if not isinstance(group, Mapping) or not isinstance(group.get("params"), (list, tuple)):
+        raise ValueError(f"loaded state dict has no 'params' in its group {number}")
+    members: Sequence[Any] = group["params"]
+    return members
+
+
+def _names(number: int, group: Mapping[str, Any]) -> Sequence[str | None]:
+    names, count = group.get("param_names"), len(group["params"])
+    if names is None:
+        return [None] * count
+    fits = isinstance(names, (list, tuple)) and len(names) == count
+    if not fits or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"loaded state dict has in its group {number} the 'param_names' {names!r:.80}; allowed "
+            f"are {count} texts, one for each of its 'params': correct them, or remove that key to "
+            "load by position"
+        )
+    found: Sequence[str | None] = names
+    return found
+
+
+def _slots_of(state: Mapping[Any, Any], key: Any, name: str | None) -> Mapping[str, Any] | None:
+    if key not in state:
+        return None
+    slots = state[key]
     if not isinstance(slots, Mapping):
-        raise ValueError(f"loaded state dict has {type(slots).__name__} for {where}: no dict")
-    declared = {
-        names.slots[full]: (stage, one)
-        for full, (stage, one) in entry.pipeline.slots.items()
-        if one.scope == "parameter"
-    }
-    held = {name: value for name, value in slots.items() if value is not None}
-    for name, value in held.items():
-        if name == "step":
-            _check_step(value, where)
-        elif name in declared:
-            wanted = slot_shape(slot_kind(declared[name][1], shape, name), shape)
-            _check_slot(name, value, wanted, entry.param, where)
-        elif name in _slots_of_rules():
-            raise ValueError(
-                f"loaded state dict has a slot {name!r} for {where}; {optimizer.stage!r} has "
-                f"{', '.join(declared) or 'none'}: load it into an optimizer with the same rule"
-            )
-    own = [name for name, (stage, _) in declared.items() if stage is entry.pipeline.rule]
-    needed = [name for name in own if declared[name][1].when is None]
-    if STEPS & set(rule_names(entry.pipeline)):
-        needed.append("step")
-    missing = [name for name in needed if name not in held]
-    if missing and any(name in held for name in (*own, "step")):
+        shown = SavedParameter(key, name, 0, None).described()
         raise ValueError(
-            f"loaded state dict has no {missing[0]!r} for {where}, only {', '.join(held)}: load "
-            "it into an optimizer with the same rule"
+            f"loaded state dict has {type(slots).__name__} for {shown}; allowed is a dict of slots"
         )
+    return {slot: value for slot, value in slots.items() if value is not None}
 
 
-def _check_step(value: Any, where: str) -> None:
-    number = isinstance(value, (int, float)) or (
-        isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_complex()
-    )
-    if not number or not 0 <= float(value) < math.inf:
+def _own(own: Any, count: int) -> tuple[Own, dict[str, Any]]:
+    """Our part of a file of ``count`` groups; and what it says of them and of the state."""
+    version = own.get("version", 1) if isinstance(own, Mapping) else None
+    if isinstance(version, int) and version > VERSION:
         raise ValueError(
-            f"loaded state dict has the step {value!r} for {where}; allowed is a count of updates"
+            f"loaded state dict has a part 'pellucid' of version {version}, written by a later "
+            f"release; this one reads versions up to {VERSION}: update pellucid, or remove that "
+            "key to load the rest"
         )
-
-
-def _check_slot(
-    name: str, value: Any, wanted: tuple[int, ...], param: torch.Tensor, where: str
-) -> None:
-    found = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-    if found != wanted:
-        raise ValueError(
-            f"loaded state dict has {name!r} of shape {found} for {where}; expected is {wanted}"
-        )
-    if value.is_complex() and not param.is_complex():
-        raise ValueError(
-            f"loaded state dict has {name!r} of dtype {value.dtype} for {where}, which is real"
-        )
-
-
-def checked_own(
-    optimizer: Grouped, fitting: Mapping[str, Any], own: Mapping[str, Any] | None
-) -> Arriving:
-    """What the key ``pellucid`` holds; of a file without it, what torch's own keys tell."""
-    if own is None:
-        members = {key for group in fitting["param_groups"] for key in group["params"]}
-        slots = [slots for key, slots in fitting["state"].items() if key in members]
-        steps = [float(some.get("step", 0.0)) for some in slots]
-        updates = int(max(steps, default=0.0))
-        drivers = [dict(controls.drivers) for controls in optimizer.controls]
-        numbers = _numbers(optimizer, fitting)
-        return Arriving(updates, optimizer.seed, optimizer.shared, drivers, None, numbers)
     try:
+        if type(version) is not int or version < 1:
+            raise ValueError(f"version {version!r}")
         updates, seed = int(own["updates"]), int(own["seed"])
+        if updates < 0 or not 0 <= seed < 1 << 63:
+            raise ValueError(f"updates {updates}, seed {seed}")
         shared = {(int(o), str(full)): float(value) for o, full, value in own["shared"]}
-        schedules, journal = list(own["schedules"]), Journal.from_list(own["journal"])
-    except (KeyError, TypeError, ValueError) as error:
+        about: dict[str, Any] = {"schedules": [dict(one) for one in own["schedules"]]}
+        if version > 1:
+            about["groups"] = [_told(one) for one in own["groups"]]
+            about["slots"] = {str(key): list(map(str, one)) for key, one in own["slots"].items()}
+        made = Own(updates, seed, shared, Journal.from_list(own["journal"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"loaded state dict has a damaged part 'pellucid' ({error!r}): remove that key to "
             "load the rest"
         ) from error
-    if len(schedules) != len(optimizer.controls):
+    for what in ("schedules", "groups"):
+        if what in about and len(about[what]) != count:
+            raise ValueError(
+                f"loaded state dict has {what} for {len(about[what])} groups in its part "
+                f"'pellucid', {count} under 'param_groups'"
+            )
+    return made, about
+
+
+def _told(one: Mapping[str, Any]) -> dict[str, Any]:
+    names = {str(full): str(native) for full, native in one["names"].items()}
+    return {"rule": str(one["rule"]), "names": names, "slots": frozenset(map(str, one["slots"]))}
+
+
+def _check_whole(file: File, saved: Mapping[str, Sequence[str]]) -> None:
+    """Raise if a file has less than it says that it has."""
+    known = {str(one.key): one for one in file.parameters}
+    for key, one in known.items():
+        gone = [name for name in saved.get(key, ()) if name not in (one.slots or {})]
+        if gone:
+            raise ValueError(
+                f"loaded state dict has no {quoted(gone)} for {one.described()}, with which it "
+                "was saved: it is truncated; what is removed on purpose is removed from its "
+                f"['pellucid']['slots'][{one.key!r}], too"
+            )
+    left = [key for key in file.others if str(key) in saved and str(key) not in known]
+    if left:
         raise ValueError(
-            f"loaded state dict has schedules for {len(schedules)} groups, "
-            f"{len(optimizer.controls)} are here"
+            f"loaded state dict has the state of parameter {left[0]}, which no group lists: it is "
+            "truncated; what is removed on purpose is removed from its 'state', too"
         )
-    drivers = []
-    for controls, some in zip(optimizer.controls, schedules, strict=True):
-        given = controls.pipeline.given
-        scratch = Controls(
-            controls.label, controls.pipeline, controls.names, {}, given, Journal()
-        )
-        scratch.restore(some)
-        drivers.append(scratch.drivers)
-    return Arriving(updates, seed, shared, drivers, journal, _numbers(optimizer, fitting))
 
 
-def _numbers(optimizer: Grouped, fitting: Mapping[str, Any]) -> list[dict[str, torch.Tensor]]:
-    """Slots of one value, of which torch would change the type: training would not go on alike."""
-    keys = [key for group in fitting["param_groups"] for key in group["params"]]
-    found = []
-    for entry, key in zip(optimizer.entries, keys, strict=True):
-        names = optimizer.controls[entry.group].names
-        slots, shape = fitting["state"].get(key, {}), tuple(entry.param.shape)
-        wanted = [
-            names.slots[full]
-            for full, (_, declared) in entry.pipeline.slots.items()
-            if declared.scope == "parameter" and slot_kind(declared, shape, full) == "scalar"
-        ]
-        held = {name: slots[name] for name in wanted if name in slots}
-        found.append({n: v for n, v in held.items() if v.dtype in FLOATS and v.device == CPU})
-    return found
-
-
-def finish_load(optimizer: Grouped, own: Arriving) -> None:
-    """After torch has replaced groups and state: follow them, and take what is ours."""
-    old = [dict(controls.seen) for controls in optimizer.controls]
-    if own.journal is None:
-        optimizer.journal.abandon(own.updates)
-    else:
-        optimizer.journal.load(own.journal, own.updates)
-    optimizer.updates, optimizer.shared = own.updates, own.shared
-    optimizer.seed = optimizer.engine.seed = own.seed
-    for controls, store, drivers in zip(
-        optimizer.controls, optimizer.param_groups, own.drivers, strict=True
-    ):
-        controls.store, controls.drivers = store, drivers
-        controls.loaded()
-    for entry, numbers in zip(optimizer.entries, own.numbers, strict=True):
-        if numbers:
-            optimizer.state[entry.param].update(numbers)
-    for controls, before in zip(optimizer.controls, old, strict=True):
-        controls.settle(before, optimizer.updates, ours=own.journal is not None)
-    optimizer.forget_plans()
+def quoted(names: Iterable[str]) -> str:
+    """Names in a sentence."""
+    return " and ".join(map(repr, names))

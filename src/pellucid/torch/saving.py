@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,27 +14,33 @@ from pellucid.controls import Controls
 from pellucid.fuse.engine import Entry
 from pellucid.host import Host
 from pellucid.torch.arrays import TorchBackend
+from pellucid.torch.files import KEY, described
 from pellucid.torch.grouped import SlotsInState
 from pellucid.torch.groups import follow
 from pellucid.torch.names import names_of
+from pellucid.torch.report import LoadReport
 from pellucid.torch.stepping import Stepping
 
 __all__ = ["Saving"]
 
-STATE_KEY = "pellucid"
 PIPELINE = ("stages", "ordinals", "label")  # what a pipeline is made of
 
 
 class Saving(Stepping):
     """The part of a torch optimizer that is saved and loaded."""
 
-    _arriving: Any = None  # what a state dict that is being loaded has for us alone
-
     def state_dict(self) -> dict[str, Any]:
-        """As torch's; what has no place there is plain data under the key ``pellucid``."""
+        """As torch's; what has no place there is plain data under the key ``pellucid``.
+
+        Where parameters were given with names, each group has all of them as ``param_names``.
+        """
         follow(self)
         found: dict[str, Any] = super().state_dict()
-        found[STATE_KEY] = self._own_state()
+        if any("param_names" in group for group in self.param_groups):
+            for number, group in enumerate(found["param_groups"]):
+                names = [entry.name for entry in self.entries if entry.group == number]
+                group["param_names"] = names
+        found[KEY] = {**described(self, found), **self._own_state()}
         return found
 
     def _own_state(self) -> dict[str, Any]:
@@ -46,35 +53,58 @@ class Saving(Stepping):
         }
 
     @torch._disable_dynamo  # type: ignore[attr-defined]
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what this class or torch's own for the same rule saved, by position.
+    def load_state_dict(  # type: ignore[override]  # torch's returns nothing
+        self, state_dict: dict[str, Any], strict: bool = True, dry_run: bool = False
+    ) -> LoadReport:
+        """Load what this class or torch's own saved: by name where both have names.
+
+        By name, order and grouping may differ, names that wrappers of modules changed are
+        recognized, and each group takes the hyperparameters on which the file's groups of its
+        parameters agree. Else by position, as in torch. Loaded state keeps the file's dtype.
+        From a file of another rule only state is taken; hyperparameters stay as they are here.
+
+        Args:
+            state_dict: what `state_dict` gave.
+            strict: the parameters must be the same, every slot of the file be taken, and none
+                be missing. False: what is missing begins anew, what nothing takes is dropped.
+            dry_run: only check and report, also what would be refused. Load hooks that are
+                called before a load are called, since they may adapt the file.
+
+        Returns:
+            What was matched, dropped, kept and changed; it can be printed.
 
         Raises:
-            ValueError: what differs in groups, slots or shapes. Nothing was changed.
+            ValueError, LookupError: what does not fit or is damaged. Nothing was changed.
         """
-        from pellucid.torch.files import checked_own, checked_state
+        from pellucid.torch.loading import finish_load, groups_of, prepare
 
+        for name, flag in (("strict", strict), ("dry_run", dry_run)):
+            if not isinstance(flag, bool):
+                raise TypeError(f"{name} is {flag!r}; allowed is True or False")
         follow(self)
-        hooks = self._optimizer_load_state_dict_pre_hooks
         loaded = dict(state_dict)
-        for hook in [*hooks.values()]:
+        for hook in [*self._optimizer_load_state_dict_pre_hooks.values()]:
             changed = hook(self, loaded)
             loaded = loaded if changed is None else changed
-        fitting = checked_state(self, loaded)
-        self._arriving = checked_own(self, fitting, loaded.get(STATE_KEY))
+        prepared = prepare(self, loaded, strict)
+        if dry_run:
+            return replace(prepared.report, dry_run=True)
+        if prepared.error is not None:
+            raise prepared.error
         for controls in self.controls:
             controls.look(self.updates)
-        self._optimizer_load_state_dict_pre_hooks = OrderedDict()  # they were called
-        try:
-            super().load_state_dict(fitting)
-        finally:
-            self._optimizer_load_state_dict_pre_hooks = hooks
-            self._arriving = None
+        before = [dict(controls.seen) for controls in self.controls]
+        groups = groups_of(self, prepared)
+        self.__setstate__({"state": defaultdict(dict, prepared.state), "param_groups": groups})
+        finish_load(self, prepared, before)
+        for after in [*self._optimizer_load_state_dict_post_hooks.values()]:
+            after(self)
+        return prepared.report
 
     def __getstate__(self) -> dict[str, Any]:
         follow(self)
         state: dict[str, Any] = super().__getstate__()
-        state[STATE_KEY] = {
+        state[KEY] = {
             "own": self._own_state_live(),
             "stage": self.stage,
             "transformers": self.transformers,
@@ -104,7 +134,7 @@ class Saving(Stepping):
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        own = state.pop(STATE_KEY, None)
+        own = state.pop(KEY, None)
         if own is not None:
             live = own["own"]
             Host.__init__(
@@ -123,10 +153,6 @@ class Saving(Stepping):
             if not isinstance(self.state, defaultdict):
                 self.state = defaultdict(dict, self.state)
             self._rebuild(own["groups"])
-        elif self._arriving is not None:
-            from pellucid.torch.files import finish_load
-
-            finish_load(self, self._arriving)
 
     def _rebuild(self, groups: list[tuple[str, dict[str, Any], Any, list[str], Any]]) -> None:
         """Controls and entries for groups that were pickled or copied."""
