@@ -23,7 +23,7 @@ from pellucid.torch.stepping import Stepping
 
 __all__ = ["Saving"]
 
-PIPELINE = ("stages", "ordinals", "label")  # what a pipeline is made of
+PIPELINE = ("stages", "ordinals", "label", "storage")  # what a pipeline is made of
 
 
 class Saving(Stepping):
@@ -112,6 +112,7 @@ class Saving(Stepping):
             "by_graph": self.by_graph,
             "patterns": self._patterns,
             "switches": self._switches,
+            "storage": self.storage,
             "groups": [
                 (
                     controls.label,
@@ -142,8 +143,8 @@ class Saving(Stepping):
                 own["compiled"], live["seed"],
             )  # fmt: skip
             self._patterns, self.by_graph = own["patterns"], own["by_graph"]
-            self._switches = own["switches"]
-            self._router = Router(self.stage)
+            self._switches, self.storage = own["switches"], own["storage"]
+            self._router = Router(self.stage, self.storage)
             self._watches, self._counters, self._taken, self.shelf = [], {}, [], []
             self.updates, self.shared = live["updates"], live["shared"]
             self.journal = Journal.from_list(live["journal"])
