@@ -34,6 +34,12 @@ def check_param(name: Any, param: Any) -> None:
         raise TypeError(f"a parameter's name is {name!r}; allowed is text")
     if not isinstance(param, torch.Tensor):
         raise TypeError(f"parameter {name!r} is {type(param).__name__}; allowed is a tensor")
+    if hasattr(param, "to_local"):
+        raise TypeError(
+            f"parameter {name!r} is a {type(param).__name__}, as fully_shard and "
+            "parallelize_module make them; allowed is a tensor that is whole on this rank: use "
+            "DistributedDataParallel, or ZeroRedundancyOptimizer to divide the state"
+        )
     if param.layout != torch.strided:
         raise TypeError(f"parameter {name!r} is sparse ({param.layout}); allowed is a dense tensor")
     real = {torch.complex64: "float32", torch.complex128: "float64"}.get(param.dtype)
