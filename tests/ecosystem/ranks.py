@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -137,6 +138,17 @@ SCENARIOS: dict[str, Callable[[int, Path], nn.Module]] = {
 }
 
 
+def refuse_shards() -> None:
+    """Parameters of which a rank has a part are refused when the optimizer is made."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model = make_model()
+    fully_shard(model, mesh=init_device_mesh("cpu", (RANKS,)))
+    with pytest.raises(TypeError, match=r"'0\.weight' is a DTensor.* whole on this rank"):
+        pellucid.torch.AdamW(model, lr=0.01)
+
+
 def run_rank(rank: int, folder: Path) -> None:
     """All scenarios, one after the other; their parameters and errors go into a file."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
@@ -144,6 +156,7 @@ def run_rank(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=RANKS)
     try:
         found = {name: run(rank, folder).state_dict() for name, run in SCENARIOS.items()}
+        refuse_shards()
         torch.save(found, folder / f"{rank}.pt")
     finally:
         dist.destroy_process_group()
