@@ -279,7 +279,7 @@ class _Symbol(Symbol):
         return tracer.variant.ndim
 
 
-UNSCALE = "1 / grad_scale"
+UNSCALE = "grad.unscale"
 """The extra input by which scaled gradients are multiplied."""
 
 

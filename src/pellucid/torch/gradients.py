@@ -24,25 +24,23 @@ WIDE = {torch.bfloat16: torch.float32, torch.float16: torch.float32}
 class Gradients(Grouped):
     """The part of a torch optimizer that takes gradients as they come."""
 
-    grad_scale: Any = None
-    """What gradients were multiplied by: set, and taken away, by `torch.amp.GradScaler`."""
-    found_inf: Any = None
-    """Whether a gradient is not finite, and so the step is to be skipped: likewise."""
     _step_supports_amp_scaling = True
+    """`torch.amp.GradScaler` then sets, and takes away, ``grad_scale`` and ``found_inf``."""
     _came: dict[int, tuple[weakref.ref[Any], bool]] | None = None  # by id: was it of some rows
 
     # -- scaled gradients ------------------------------------------------------------------
 
     def _step_found_inf(self) -> bool:
         """Whether a GradScaler found a gradient that is not finite."""
-        found = self.found_inf
+        found = getattr(self, "found_inf", None)
         return found is not None and float(found) != 0.0
 
     def _unscale(self) -> float | None:
         """What gradients are multiplied by to undo a GradScaler's scale; None: nothing."""
-        if self.grad_scale is None:
+        given = getattr(self, "grad_scale", None)
+        if given is None:
             return None
-        scale = float(self.grad_scale)
+        scale = float(given)
         if not 0.0 < scale < math.inf:
             raise ValueError(
                 f"grad_scale is {scale}; allowed is a positive finite number: gradients that were "
