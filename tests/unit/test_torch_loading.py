@@ -4,105 +4,36 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import pickle
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+import rich.console
 import torch
+from checkpoints import (
+    NAMES,
+    Params,
+    copied,
+    equal,
+    held,
+    in_order,
+    made,
+    pairs,
+    snapshot,
+    through_a_file,
+    trained,
+)  # fmt: skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pellucid
 import pellucid.torch
 from pellucid import SGD, Adam, Lion, average_weights, chain, clip_by_global_norm, route
+from pellucid.ops import norm
 from pellucid.rule import Rule, hyper, slot
 from pellucid.schedules import Cosine, Linear
 from pellucid.torch.matching import unwrapped
-
-Tensor = torch.Tensor
-SHAPES = {"a.weight": (4, 3), "a.bias": (4,), "b.weight": (2, 4), "b.bias": (2,), "scale": ()}
-Params = dict[str, Tensor]
-
-
-def made(names: Iterable[str] = SHAPES, dtype: torch.dtype = torch.float32) -> Params:
-    """Parameters by name; the same name has the same value each time."""
-    found = {}
-    for name in names:
-        drawn = torch.Generator().manual_seed(len(name) + sum(map(ord, unwrapped(name))))
-        shape = SHAPES.get(unwrapped(name), (3,))
-        found[name] = torch.nn.Parameter(torch.randn(shape, generator=drawn).to(dtype))
-    return found
-
-
-def trained(optimizer: Any, params: Mapping[str, Tensor], updates: int, first: int = 0) -> None:
-    """Updates with gradients that depend on the parameter's name and the update's number."""
-    for update in range(first, first + updates):
-        for name, param in params.items():
-            bare = unwrapped(name)
-            drawn = torch.Generator().manual_seed(1000 * update + sum(map(ord, bare)))
-            param.grad = torch.randn(param.shape, generator=drawn).to(param.dtype)
-        optimizer.step()
-
-
-def pairs(params: Mapping[str, Tensor], names: Iterable[str] | None = None) -> list[Any]:
-    return [(name, params[name]) for name in (params if names is None else names)]
-
-
-def through_a_file(value: Any) -> Any:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=True)
-
-
-def copied(params: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> None:
-    """Give parameters the values of those of the same name, as a model's file would."""
-    there = {unwrapped(name): param for name, param in params.items()}
-    for name, param in into.items():
-        if unwrapped(name) in there:
-            param.data.copy_(there[unwrapped(name)])
-
-
-def snapshot(optimizer: Any) -> Any:
-    """All that a refused load must leave, with the identity of what holds it."""
-    return {
-        "params": [entry.param.detach().clone() for entry in optimizer.entries],
-        "state": [
-            (id(key), id(held), {k: (id(v), copy.deepcopy(v)) for k, v in held.items()})
-            for key, held in optimizer.state.items()
-        ],
-        "groups": [
-            (id(group), {k: copy.deepcopy(v) for k, v in group.items() if k != "params"})
-            for group in optimizer.param_groups
-        ],
-        "members": [[id(param) for param in group["params"]] for group in optimizer.param_groups],
-        "names": [entry.name for entry in optimizer.entries],
-        "journal": optimizer.journal.to_dict(),
-        "numbers": (optimizer.updates, optimizer.seed, dict(optimizer.shared)),
-        "drivers": [dict(controls.drivers) for controls in optimizer.controls],
-        "seen": [dict(controls.seen) for controls in optimizer.controls],
-    }
-
-
-def equal(one: Any, other: Any) -> bool:
-    """Bit for bit, tensors inside of anything."""
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return bool(one == other)
-
-
-def held(optimizer: Any) -> dict[str, dict[str, Any]]:
-    """The state by the parameters' names."""
-    return {entry.name: optimizer.state.get(entry.param, {}) for entry in optimizer.entries}
-
-
-def in_order(optimizer: Any) -> dict[str, dict[str, Any]]:
-    return {name: held(optimizer)[name] for name in SHAPES}
-
 
 # -- what is saved -----------------------------------------------------------------------------
 
@@ -139,7 +70,7 @@ def test_state_dicts_have_the_names_however_they_were_given() -> None:
     for how, optimizer in constructions(made()).items():
         saved = optimizer.state_dict()
         found = [name for group in saved["param_groups"] for name in group["param_names"]]
-        assert sorted(map(unwrapped, found)) == sorted(SHAPES), how
+        assert sorted(map(unwrapped, found)) == sorted(NAMES), how
         assert found == [entry.name for entry in optimizer.entries], how
         for group in saved["param_groups"]:
             assert len(group["param_names"]) == len(group["params"]), how
@@ -166,7 +97,7 @@ def test_names_follow_what_is_done_to_the_groups_by_hand() -> None:
     ]
     other = pellucid.torch.Adam(pairs(made()))
     assert other.load_state_dict(optimizer.state_dict()).by == "name"
-    assert equal(held(other), {name: held(optimizer)[name] for name in SHAPES})
+    assert equal(held(other), {name: held(optimizer)[name] for name in NAMES})
 
 
 def test_what_version_2_adds() -> None:
@@ -191,7 +122,6 @@ def test_what_version_2_adds() -> None:
 
 # -- by name -----------------------------------------------------------------------------------
 
-NAMES = tuple(SHAPES)
 SPLITS: dict[str, list[list[str]]] = {
     "as it was": [[*NAMES]],
     "reversed": [[*reversed(NAMES)]],
@@ -579,3 +509,255 @@ def test_a_file_of_version_1() -> None:
     assert report.by == "name"
     assert (other.updates, other.controls[0].drivers) == (3, {"learning_rate": Cosine(0.1, 20)})
     assert equal({name: held(other)[name] for name in NAMES}, held(one))
+
+
+# -- hyperparameters and schedules of groups ---------------------------------------------------
+
+
+def test_groups_take_what_the_files_groups_agree_on() -> None:
+    params, others = made(), made()
+    one = pellucid.torch.AdamW(
+        [
+            {"params": pairs(params, NAMES[:2]), "lr": Cosine(0.1, 50), "betas": (0.8, 0.99)},
+            {"params": pairs(params, NAMES[2:4]), "lr": Cosine(0.1, 50), "betas": (0.7, 0.99)},
+            {
+                "params": pairs(params, NAMES[4:]),
+                "lr": 0.3,
+                "weight_decay": Linear(0.1, 0, 9),
+                "betas": (0.9, 0.99),
+            },
+        ]
+    )
+    trained(one, params, 3)
+    other = pellucid.torch.AdamW(
+        [
+            {"params": pairs(others, ["b.weight", "a.weight"]), "betas": (0.5, 0.6)},
+            {"params": pairs(others, ["scale", "b.bias"]), "lr": Linear(1, 0, 9), "eps": 1e-5},
+            {"params": pairs(others, ["a.bias"])},
+        ]
+    )
+    report = other.load_state_dict(through_a_file(one.state_dict()))
+    first, second, third = other.param_groups
+    cosine = Cosine(0.1, 50)
+    assert (first["lr"], first["betas"]) == (cosine(2), (0.5, 0.99))
+    assert (second["lr"], second["weight_decay"], second["eps"]) == (1.0, 0.01, 1e-8)
+    assert second["betas"] == (0.9, 0.99)
+    assert third["betas"] == (0.8, 0.99)
+    assert [dict(controls.drivers) for controls in other.controls] == [
+        {"learning_rate": cosine},
+        {"learning_rate": Linear(1, 0, 9)},
+        {"learning_rate": cosine},
+    ]
+    assert set(report.kept) == {
+        "group 0/beta1", "group 1/learning_rate", "group 1/beta1", "group 1/weight_decay",
+    }  # fmt: skip
+    assert report.kept["group 0/beta1"] == (
+        "0.5 here, 0.7 and 0.8 in the file's groups of its parameters"
+    )
+    assert report.changed["group 1/epsilon"] == (1e-5, 1e-8)
+    assert report.changed["group 0/beta2"] == (0.6, 0.99)
+    trained(other, others, 1)
+    assert [group["lr"] for group in other.param_groups] == [
+        cosine(3), Linear(1, 0, 9)(3), cosine(3),
+    ]  # fmt: skip
+
+
+def test_a_group_of_new_parameters_keeps_its_own() -> None:
+    params = made(NAMES[:2])
+    one = pellucid.torch.AdamW(pairs(params), lr=0.5)
+    trained(one, params, 1)
+    others = made()
+    other = arranged("AdamW", others, [["a.weight", "a.bias"], NAMES[2:]], lr=0.1)
+    report = other.load_state_dict(one.state_dict(), strict=False)
+    assert [group["lr"] for group in other.param_groups] == [0.5, 0.1]
+    assert report.kept == {"group 1": "the file has none of its parameters"}
+
+
+def test_keys_of_schedulers_and_of_others_load_with_the_group() -> None:
+    params, others = made(), made()
+    one = arranged("SGD", params, [NAMES[:3], NAMES[3:]], lr=0.5, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.StepLR(one, 1, 0.5)
+    trained(one, params, 1)
+    scheduler.step()
+    for number, group in enumerate(one.param_groups):
+        group |= {"mine": {"of": "everyone"}, "lr_scale": number}
+    other = pellucid.torch.SGD(pairs(others), lr=0.1, momentum=0.9)
+    report = other.load_state_dict(through_a_file(one.state_dict()))
+    group = other.param_groups[0]
+    assert (group["lr"], group["initial_lr"], group["mine"]) == (0.25, 0.5, {"of": "everyone"})
+    assert "lr_scale" not in group
+    assert report.kept == {"group 0/lr_scale": "the file's groups have 0 and 1"}
+    one.param_groups[0]["mine"]["of"] = "me"
+    assert group["mine"]["of"] == "everyone"
+
+
+def test_names_of_groups_stay_and_the_journal_ends_those_that_are_gone() -> None:
+    params, others = made(), made()
+    one = pellucid.torch.AdamW(pairs(params), groups={"*.bias": {"lr": 0.3}})
+    trained(one, params, 2)
+    one.param_groups[1]["lr"] = 0.4
+    trained(one, params, 1)
+    other = pellucid.torch.AdamW(pairs(others), groups={"b.*": {"lr": 0.7}})
+    other.load_state_dict(through_a_file(one.state_dict()))
+    assert [controls.label for controls in other.controls] == ["group 0", "b.*"]
+    assert [group.get("name") for group in other.param_groups] == [None, "b.*"]
+    trained(other, others, 1)
+    assert other.journal.at(3)["*.bias/learning_rate"] == 0.4
+    assert not [path for path in other.journal.at(4) if path.startswith("*.bias")]
+    assert other.journal.at(4)["b.*/learning_rate"] == 0.7
+    again = pellucid.torch.AdamW(pairs(made()), groups={"b.*": {"lr": 0.7}})
+    again.load_state_dict(through_a_file(other.state_dict()))
+    assert again.journal.at(3) == other.journal.at(3)
+
+
+class Travelled(Rule):
+    """Counts in a slot of all parameters how far it went."""
+
+    learning_rate = hyper(0.1)
+    distance = slot(1.0, scope="optimizer")
+
+    def update(self, param: Any, grad: Any) -> Any:
+        self.distance = self.distance + norm(grad, over="all")
+        return param - self.learning_rate * grad / self.distance
+
+
+def test_slots_of_all_parameters_find_their_stage() -> None:
+    params, others = made(), made()
+    one = pellucid.torch.Optimizer(pairs(params), Travelled())
+    trained(one, params, 2)
+    (value,) = one.shared.values()
+    assert value > 1.0
+    other = pellucid.torch.Optimizer(pairs(others), chain(clip_by_global_norm(9.0), Travelled()))
+    report = other.load_state_dict(through_a_file(one.state_dict()))
+    assert report.ok
+    assert other.shared == {(1, "distance"): value}
+    plain = pellucid.torch.Optimizer(pairs(made()), pellucid.SGD())
+    assert plain.load_state_dict(one.state_dict(), dry_run=True).problems == (
+        "loaded state dict has the slot 'distance' of all parameters, which is none here",
+    )
+    report = plain.load_state_dict(one.state_dict(), strict=False)
+    assert report.dropped == ("the slot 'distance' of all parameters",)
+    assert plain.shared == {}
+
+
+# -- dtypes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("stored", ["float64", "float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("param", ["float64", "float32", "bfloat16"])
+def test_a_load_never_changes_a_dtype(param: str, stored: str, named: bool) -> None:
+    """Torch would convert all that floats to the parameter's type."""
+    params, others = (made(dtype=getattr(torch, param)) for _ in range(2))
+    stage = chain(pellucid.NAdam(), average_weights(0.9))
+    given = [pairs(some) if named else [*some.values()] for some in (params, others)]
+    one, other = (pellucid.torch.Optimizer(some, stage) for some in given)
+    trained(one, params, 3)
+    saved = through_a_file(one.state_dict())
+    for slots in saved["state"].values():
+        for name in set(slots) - {"step"}:
+            slots[name] = slots[name].to(getattr(torch, stored))
+    report = other.load_state_dict(saved)
+    for number, state in enumerate(other.state[param] for param in others.values()):
+        assert equal(dict(sorted(state.items())), dict(sorted(saved["state"][number].items())))
+        assert state["exp_avg"].dtype == getattr(torch, stored)
+    new = "float64" if param == "float64" else "float32"
+    where = "a.bias" if named else "param_1"
+    assert report.types.get(f"{where}/exp_avg") == (None if stored == new else (stored, new))
+    assert (f"{where}/mu_product" in report.types) == (stored != "float32")
+    trained(other, others, 1)
+    assert all(
+        other.state[one]["exp_avg"].dtype == getattr(torch, stored) for one in others.values()
+    )
+
+
+def test_complex_parameters_take_complex_slots_only() -> None:
+    make = pellucid.torch.Adam
+    param, other = (torch.nn.Parameter(torch.ones(3, dtype=torch.complex64)) for _ in range(2))
+    one, two = make([("z", param)]), make([("z", other)])
+    param.grad = torch.full((3,), 1 + 2j)
+    one.step()
+    saved = through_a_file(one.state_dict())
+    assert not two.load_state_dict(saved).types
+    assert equal(two.state[other], one.state[param])
+    saved["state"][0]["exp_avg"] = saved["state"][0]["exp_avg"].real.clone()
+    with pytest.raises(ValueError, match=r"dtype torch.float32 .* which is complex"):
+        two.load_state_dict(saved)
+
+
+# -- reports and dry runs ----------------------------------------------------------------------
+
+
+def test_a_dry_run_changes_nothing_and_tells_what_a_load_would() -> None:
+    params, others = made(NAMES[:4]), made(NAMES[1:])
+    one = pellucid.torch.Adam(pairs(params), lr=0.2)
+    trained(one, params, 2)
+    other = pellucid.torch.AdamW(pairs(others))
+    trained(other, others, 1)
+    other.param_groups[0]["lr"] = 0.7
+    calls = []
+    other.register_load_state_dict_pre_hook(lambda *_: calls.append("before"))
+    other.register_load_state_dict_post_hook(lambda *_: calls.append("after"))
+    before, saved = snapshot(other), one.state_dict()
+    tried = other.load_state_dict(saved, strict=False, dry_run=True)
+    refused = other.load_state_dict(saved, dry_run=True)
+    assert equal(snapshot(other), before)
+    assert calls == ["before", "before"]
+    assert (tried.ok, tried.problems, refused.ok, len(refused.problems)) == (True, (), False, 2)
+    done = other.load_state_dict(saved, strict=False)
+    assert calls[2:] == ["before", "after"]
+    for name in ("by", "matched", "missing", "dropped", "begun", "types", "changed", "kept"):
+        assert getattr(done, name) == getattr(tried, name) == getattr(refused, name), name
+    assert (done.dry_run, tried.dry_run) == (False, True)
+    nothing = other.load_state_dict({"weight": torch.ones(1)}, dry_run=True)
+    assert nothing.problems == (
+        "this is no optimizer's state dict: it has no 'param_groups' and 'state'",
+    )
+
+
+def test_a_report_is_printed_as_lines() -> None:
+    params, others = made([*NAMES[:4], "gone"]), made(WRAPPED["DDP"](n) for n in NAMES)
+    one = pellucid.torch.Adam(pairs(params), lr=0.2)
+    trained(one, params, 2)
+    other = pellucid.torch.Adam(pairs(others))
+    report = other.load_state_dict(one.state_dict(), strict=False)
+    lines = str(report).splitlines()
+    assert lines[0] == "4 of 5 parameters matched by name: loaded"
+    assert report.rows()[0] == (
+        "matched",
+        "module.a.weight = a.weight, module.a.bias = a.bias, module.b.weight = b.weight, ... 4 in "
+        "all",
+        "without what a wrapper adds",
+    )
+    assert report.rows()[1:3] == [
+        ("missing", "module.scale", "not in the file: begins anew"),
+        ("dropped", "gone", "in the file: nothing here takes it"),
+    ]
+    assert lines[-1].split() == ["changed", "group", "0/learning_rate", "0.001", "→", "0.2"]
+    assert repr(report) == str(report)
+    assert "4 of 5" in console_text(report)
+    refused = other.load_state_dict(one.state_dict(), dry_run=True)
+    assert str(refused).splitlines()[0] == "4 of 5 parameters matched by name: refused"
+    assert "[bold]" in str(pellucid.torch.LoadReport(by="name", missing=("[bold]x[/bold]",)))
+    many = pellucid.torch.LoadReport(by="name", missing=tuple(f"layer.{n}" for n in range(500)))
+    assert len(str(many).splitlines()) == 2
+    assert "500 in all" in str(many)
+
+
+def console_text(shown: Any) -> str:
+    console = rich.console.Console(file=io.StringIO(), width=100)
+    console.print(shown)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_hooks_and_copies_beside_a_load() -> None:
+    params, others = made(), made(reversed(NAMES))
+    one = pellucid.torch.Adam(pairs(params), lr=Cosine(0.1, 9))
+    trained(one, params, 2)
+    other = pellucid.torch.Adam(pairs(others))
+    other.load_state_dict(one.state_dict())
+    for copy_of in (copy.deepcopy(other), pickle.loads(pickle.dumps(other))):
+        report = copy_of.load_state_dict(one.state_dict(), dry_run=True)
+        assert (report.by, report.ok) == ("name", True)
+        assert not report.changed
+        assert equal({name: held(copy_of)[name] for name in NAMES}, in_order(one))

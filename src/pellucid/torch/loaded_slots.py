@@ -12,6 +12,7 @@ import torch
 from pellucid.compose import Pipeline
 from pellucid.fuse.engine import DTYPES, Entry, slot_kind, slot_shape
 from pellucid.rules import CATALOGUE
+from pellucid.storage import slot_dtype
 from pellucid.torch.checks import check_memory
 from pellucid.torch.files import SavedGroup, SavedParameter, quoted
 from pellucid.torch.names import STEPS, names_of, rule_names
@@ -103,12 +104,13 @@ def _wanted(optimizer: Grouped, entry: Entry) -> dict[str, _Wanted]:
     names = optimizer.controls[entry.group].names
     shape, own = tuple(entry.param.shape), entry.pipeline.rule.declared.slots
     sample = torch.empty_like(entry.param, device=META, requires_grad=False)
+    stored = _text(entry.param.real.dtype)
     found = {}
     for full, (stage, declared) in entry.pipeline.slots.items():
         if declared.scope == "parameter":
             kind = slot_kind(declared, shape, full)
             wide = slot_shape(kind, shape)
-            dtype = None if declared.dtype == "param" else declared.dtype
+            dtype = slot_dtype(declared, kind, stored, entry.pipeline.storage)
             new = optimizer.backend.slot(sample, wide, kind, dtype, 0.0)
             found[names.slots[full]] = _Wanted(
                 wide,

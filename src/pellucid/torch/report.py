@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LoadReport"]
 
-SHOWN = 4
+SHOWN = 3
 """How many names stand in a line."""
 
 
