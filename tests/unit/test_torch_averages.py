@@ -295,6 +295,23 @@ def test_an_average_of_another_type() -> None:
     same(opt.state[param]["average_weights.average"], exact)
 
 
+@pytest.mark.parametrize("rounding", ["nearest", "kahan"])
+def test_16_bit_parameters_go_on_bit_for_bit(rounding: Any) -> None:
+    params = [P(drawn((4, 3), 0, torch.bfloat16)) for _ in range(2)]
+    stage = chain(AdamW(1e-3), average_weights(0.9))
+    opt, twin = (pellucid.torch.Optimizer([p], stage, rounding=rounding) for p in params)
+    for seed in range(6):
+        for param in params:
+            param.grad = drawn((4, 3), seed, torch.bfloat16)
+        opt.step()
+        twin.step()
+        with opt.averaged():
+            same(params[0].detach(), twin.averages()["param_0"].to(torch.bfloat16))
+    same(params[0].detach(), params[1].detach())
+    same(opt.state[params[0]], twin.state[params[1]])
+    assert opt.averages()["param_0"].dtype == torch.float32
+
+
 def test_what_is_written_inside_becomes_the_average() -> None:
     net, opt = trained()
     before = values(net)

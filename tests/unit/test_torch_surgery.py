@@ -213,6 +213,14 @@ def test_memory_stays_laid_out_as_it_was(layout: str) -> None:
         assert param.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_of_one_row_the_stride_says_nothing() -> None:
+    param = P(drawn((2, 3, 1), 0).permute(2, 0, 1))
+    assert param.stride(0) < param.stride(1)
+    opt = pellucid.torch.AdamW([param])
+    opt.resize(param, 4)
+    assert param.is_contiguous()
+
+
 def test_every_kind_of_slot() -> None:
     param = parameter((5, 3))
     opt = pellucid.torch.Optimizer([("w", param)], RowSums())
@@ -311,6 +319,62 @@ def test_foreign_tensors_in_the_state_keep_their_rows() -> None:
     torch.testing.assert_close(held["rows"], mine[[2, 3, 0], :1])
     assert held["note"] == "text"
     assert len(held["three"]) == 3
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "kahan", "stochastic"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bit_parameters(rounding: Any, dtype: torch.dtype) -> None:
+    whole, cut = parameter((6, 5), 0, dtype), parameter((6, 5), 0, dtype)
+    rule = chain(pellucid.AdamW(1e-3), average_weights(0.9))
+    opts = [pellucid.torch.Optimizer([p], rule, rounding=rounding) for p in (whole, cut)]
+    rows = [0, 1, 2, 3, 4, 5]
+    for step in range(8):
+        if step == 4:
+            rows = [0, 1, 2]  # their elements stay where they were: random rounding depends on it
+            opts[1].resize(cut, rows)
+        grad = drawn((6, 5), step, dtype)
+        whole.grad, cut.grad = grad.clone(), grad[rows].clone()
+        for opt in opts:
+            opt.step()
+        torch.testing.assert_close(cut.detach(), whole.detach()[rows], rtol=0, atol=0)
+    held, other = opts[1].state[cut], opts[0].state[whole]
+    assert ("compensation" in held) == (rounding == "kahan")
+    for name, value in other.items():
+        wanted = value[rows] if value.dim() else value
+        torch.testing.assert_close(held[name], wanted, rtol=0, atol=0)
+
+
+def test_rows_that_wait_for_their_decay() -> None:
+    """What a row has missed goes with it; an appended row has missed nothing."""
+
+    class FromOne(Rule):
+        learning_rate = hyper(0.1, minimum=0)
+        scale = slot(1.0)
+
+        def update(self, param: Any, grad: Any) -> Any:
+            self.scale = 0.5 * self.scale + grad * grad
+            return param - self.learning_rate * grad * self.scale
+
+    def step(param: Any, opt: Any, rows: list[int]) -> None:
+        values = torch.ones(len(rows), 2)
+        param.grad = torch.sparse_coo_tensor(
+            torch.tensor([rows]), values, tuple(param.shape), check_invariants=True
+        )
+        opt.step()
+
+    param, twin = parameter((4, 2)), parameter((4, 2))
+    opt = pellucid.torch.Optimizer([param], FromOne(), sparse="catch_up")
+    other = pellucid.torch.Optimizer([twin], FromOne(), sparse="catch_up")
+    for rows in ([0, 1, 2, 3], [0], [0]):
+        step(param, opt, rows)
+        step(twin, other, rows)
+    opt.resize(param, [3, 1, 0], new=torch.ones(1, 2))
+    step(param, opt, [0, 1, 3])
+    step(twin, other, [3, 1])
+    torch.testing.assert_close(param.detach()[:3], twin.detach()[[3, 1, 0]], rtol=0, atol=0)
+    scale = opt.state[param]["scale"]
+    torch.testing.assert_close(scale[:3], other.state[twin]["scale"][[3, 1, 0]], rtol=0, atol=0)
+    torch.testing.assert_close(scale[3], torch.full((2,), 1.5))
 
 
 def test_autograd_after_a_resize() -> None:
@@ -690,6 +754,7 @@ def test_frozen_parameters_stand_still_and_go_on() -> None:
     others, twin = trained()
     names = opt.freeze("encoder.*")
     assert names == ("encoder.0.weight", "encoder.0.bias", "encoder.1.weight", "encoder.1.bias")
+    assert all(param.grad is None for param in net.encoder.parameters())
     assert opt.freeze("encoder.*") == ()
     before = copy.deepcopy(net.encoder.state_dict())
     for _ in range(3):
@@ -740,6 +805,7 @@ def test_remove_and_go_on() -> None:
     assert gone.requires_grad
     assert [len(group["params"]) for group in opt.param_groups] == [4, 1]
     assert opt.param_groups[1]["param_names"] == ["head.bias"]
+    assert [entry.index for entry in opt.entries] == [0, 1, 2, 3, 4]
     for _ in range(3):
         train(net, opt)
         train(others, twin)

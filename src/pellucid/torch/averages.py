@@ -17,6 +17,7 @@ from pellucid.compose import Pipeline
 from pellucid.fuse.engine import Entry
 from pellucid.torch.checks import check_memory
 from pellucid.torch.groups import follow
+from pellucid.torch.report import LoadReport
 from pellucid.torch.saving import Saving
 
 __all__ = ["Averages", "averages_in"]
@@ -207,9 +208,11 @@ class Averages(Saving):
         self.check_unswapped("state_dict()")
         return super().state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def load_state_dict(  # type: ignore[override]  # torch's returns nothing
+        self, state_dict: dict[str, Any], strict: bool = True, dry_run: bool = False
+    ) -> LoadReport:
         self.check_unswapped("load_state_dict()")
-        return super().load_state_dict(state_dict, *args, **kwargs)
+        return super().load_state_dict(state_dict, strict, dry_run)
 
     def __getstate__(self) -> dict[str, Any]:
         self.check_unswapped("a copy or pickle")

@@ -15,6 +15,7 @@ import torch
 from pellucid.declare import Ref
 from pellucid.fuse.engine import Entry, slot_kind, slot_shape
 from pellucid.fuse.trace import traced_init
+from pellucid.storage import CLOCK, SEEN
 from pellucid.torch.accumulators import is_held, retire
 from pellucid.torch.averages import Averages, averages_in
 from pellucid.torch.checks import check_memory, check_param
@@ -158,6 +159,8 @@ class Surgery(Averages):
                 continue
             if init == "param" or full in averages:
                 found[full] = added
+            elif full.endswith(SEEN):  # nothing was missed
+                found[full] = self.arrays.get(entry, full.removesuffix(SEEN) + CLOCK)
             elif isinstance(init, Ref):
                 found[full] = numbers[entry.pipeline.resolve(stage, init.name)]
             elif not traced_init(declared):
@@ -247,7 +250,8 @@ class Surgery(Averages):
         """Leave parameters alone until `unfreeze`; state and step stay, the gradient is dropped.
 
         They no longer require gradients. Those that did not before are not this method's, and
-        `unfreeze` leaves them so.
+        `unfreeze` leaves them so. As ``requires_grad``, it is no part of a state dict: after
+        loading into a new optimizer, freeze again.
 
         Args:
             pattern: as in `reset`.
