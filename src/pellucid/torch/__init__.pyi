@@ -28,6 +28,9 @@ class ASGD(Optimizer):
         gradient_transformers: Iterable[Any] = (),
         compiled: bool = True,
         seed: int = 0,
+        rounding: Value = 'nearest',
+        state_dtype: Value = 'float32',
+        sparse: Value = 'dense',
     ) -> None: ...
 
 class Adadelta(Optimizer):
@@ -50,6 +53,9 @@ class Adadelta(Optimizer):
         gradient_transformers: Iterable[Any] = (),
         compiled: bool = True,
         seed: int = 0,
+        rounding: Value = 'nearest',
+        state_dtype: Value = 'float32',
+        sparse: Value = 'dense',
     ) -> None: ...
 
 class Adagrad(Optimizer):
@@ -73,6 +79,9 @@ class Adagrad(Optimizer):
         gradient_transformers: Iterable[Any] = (),
         compiled: bool = True,
         seed: int = 0,
+        rounding: Value = 'nearest',
+        state_dtype: Value = 'float32',
+        sparse: Value = 'dense',
     ) -> None: ...
 
 class Adam(Optimizer):
@@ -97,6 +106,9 @@ class Adam(Optimizer):
         gradient_transformers: Iterable[Any] = (),
         compiled: bool = True,
         seed: int = 0,
+        rounding: Value = 'nearest',
+        state_dtype: Value = 'float32',
+        sparse: Value = 'dense',
     ) -> None: ...
 
 class AdamW(Optimizer):
@@ -121,6 +133,9 @@ class AdamW(Optimizer):
         gradient_transformers: Iterable[Any] = (),
         compiled: bool = True,
         seed: int = 0,
+        rounding: Value = 'nearest',
+        state_dtype: Value = 'float32',
+        sparse: Value = 'dense',
     ) -> None: ...
 
 class Adamax(Optimizer):
@@ -143,6 +158,9 @@ class Adamax(Optimizer):
         gradient_transformers: Iterable[Any] = (),
         compiled: bool = True,
         seed: int = 0,
+        rounding: Value = 'nearest',
+        state_dtype: Value = 'float32',
+        sparse: Value = 'dense',
     ) -> None: ...
 
 class FTRL(Optimizer):
@@ -169,6 +187,9 @@ class FTRL(Optimizer):
         gradient_transformers: Iterable[Any] = (),
         compiled: bool = True,
         seed: int = 0,
+        rounding: Value = 'nearest',
+        state_dtype: Value = 'float32',
+        sparse: Value = 'dense',
     ) -> None: ...
 
 class Lion(Optimizer):
@@ -190,6 +211,9 @@ class Lion(Optimizer):
         gradient_transformers: Iterable[Any] = (),
         compiled: bool = True,
         seed: int = 0,
+        rounding: Value = 'nearest',
+        state_dtype: Value = 'float32',
+        sparse: Value = 'dense',
     ) -> None: ...
 
 class NAdam(Optimizer):
@@ -214,6 +238,9 @@ class NAdam(Optimizer):
         gradient_transformers: Iterable[Any] = (),
         compiled: bool = True,
         seed: int = 0,
+        rounding: Value = 'nearest',
+        state_dtype: Value = 'float32',
+        sparse: Value = 'dense',
     ) -> None: ...
 
 class RAdam(Optimizer):
@@ -237,6 +264,9 @@ class RAdam(Optimizer):
         gradient_transformers: Iterable[Any] = (),
         compiled: bool = True,
         seed: int = 0,
+        rounding: Value = 'nearest',
+        state_dtype: Value = 'float32',
+        sparse: Value = 'dense',
     ) -> None: ...
 
 class RMSprop(Optimizer):
@@ -261,6 +291,9 @@ class RMSprop(Optimizer):
         gradient_transformers: Iterable[Any] = (),
         compiled: bool = True,
         seed: int = 0,
+        rounding: Value = 'nearest',
+        state_dtype: Value = 'float32',
+        sparse: Value = 'dense',
     ) -> None: ...
 
 class RowwiseAdagrad(Optimizer):
@@ -284,6 +317,9 @@ class RowwiseAdagrad(Optimizer):
         gradient_transformers: Iterable[Any] = (),
         compiled: bool = True,
         seed: int = 0,
+        rounding: Value = 'nearest',
+        state_dtype: Value = 'float32',
+        sparse: Value = 'dense',
     ) -> None: ...
 
 class Rprop(Optimizer):
@@ -305,6 +341,9 @@ class Rprop(Optimizer):
         gradient_transformers: Iterable[Any] = (),
         compiled: bool = True,
         seed: int = 0,
+        rounding: Value = 'nearest',
+        state_dtype: Value = 'float32',
+        sparse: Value = 'dense',
     ) -> None: ...
 
 class SGD(Optimizer):
@@ -328,6 +367,9 @@ class SGD(Optimizer):
         gradient_transformers: Iterable[Any] = (),
         compiled: bool = True,
         seed: int = 0,
+        rounding: Value = 'nearest',
+        state_dtype: Value = 'float32',
+        sparse: Value = 'dense',
     ) -> None: ...
 
 class Signum(Optimizer):
@@ -349,4 +391,7 @@ class Signum(Optimizer):
         gradient_transformers: Iterable[Any] = (),
         compiled: bool = True,
         seed: int = 0,
+        rounding: Value = 'nearest',
+        state_dtype: Value = 'float32',
+        sparse: Value = 'dense',
     ) -> None: ...
