@@ -1,4 +1,4 @@
-"""The README's code about views runs as it stands there."""
+"""The README's code about views and PyTorch runs as it stands there."""
 
 from __future__ import annotations
 
@@ -55,3 +55,76 @@ def test_see_and_change(
     assert "overfits" in capsys.readouterr().out
     assert journal.at(1201)["group 1/weight_decay"] == 0.0
     assert (tmp_path / "run.jsonl").stat().st_size > 100
+
+
+def block(subheading: str) -> str:
+    """The one Python block of a subsection."""
+    text = README.read_text()
+    (section,) = re.findall(rf"^### {subheading}\n(.*?)(?=^##|\Z)", text, re.M | re.S)
+    (found,) = re.findall(r"```python\n(.*?)```", section, re.S)
+    return str(found)
+
+
+class Small(torch.nn.Module):
+    """With all names of the README's examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.encoder = torch.nn.Embedding(50, 4), torch.nn.Linear(4, 4)
+        self.decoder, self.head = torch.nn.Linear(4, 4), torch.nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.head(self.decoder(self.encoder(self.embed(x))))
+        return found
+
+
+def trained(model: Small, opt: torch.optim.Optimizer, steps: int = 3) -> None:
+    for _ in range(steps):
+        opt.zero_grad()
+        model(torch.arange(12)).square().sum().backward()
+        opt.step()
+
+
+def test_state_surgery() -> None:
+    model = Small()
+    opt = pellucid.torch.AdamW(model, lr=0.1)
+    trained(model, opt)
+    other = torch.nn.Parameter(model.head.weight.detach().clone())
+    keep = torch.arange(60) % 2 == 0
+    scope = {"opt": opt, "keep": keep, "rows": torch.ones(5, 4), "other": other}
+    exec(block("State surgery"), scope)
+    assert model.embed.weight.shape == opt.state[model.embed.weight]["exp_avg"].shape == (35, 4)
+    assert float(opt.state[other]["step"]) == 3
+    assert not model.embed.weight.requires_grad
+    assert model.encoder.weight.requires_grad
+    assert model.head.bias not in opt.state
+    model.head.weight = other
+    trained(model, opt, 1)
+    assert float(opt.state[model.encoder.weight]["step"]) == 1
+
+
+def test_averages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, seen = Small(), []
+    scope = {
+        "pellucid": pellucid, "torch": torch, "chain": pellucid.chain, "AdamW": pellucid.AdamW,
+        "average_weights": pellucid.average_weights, "model": model, "train": trained,
+        "evaluate": lambda net: seen.append(net.head.weight.detach().clone()),
+    }  # fmt: skip
+    exec(block("Averages"), scope)
+    saved = torch.load("averaged.pt", weights_only=True)
+    assert torch.equal(saved["head.weight"], seen[0])
+    assert not torch.equal(model.head.weight, seen[0])
+
+
+def test_schedules() -> None:
+    from pellucid.schedules import Linear, WarmUp
+
+    model = Small()
+    opt = pellucid.torch.AdamW(model)
+    trained(model, opt)
+    exec(block("Schedules"), {"opt": opt, "Linear": Linear, "WarmUp": WarmUp})
+    trained(model, opt)
+    decays = [group["weight_decay"] for group in opt.param_groups]
+    assert decays == [0.01, Linear(0.1, 0.0, 10_000)(5)]
+    assert opt.journal[-1].reason == "large batches"
