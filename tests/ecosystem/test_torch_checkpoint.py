@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -237,3 +238,24 @@ def test_names_of_wrapped_models() -> None:
     train(model, optimizer, range(3, 6))
     train(again, other, range(3, 6))
     assert_same(model._orig_mod, again, rtol=1e-6, atol=1e-7)
+
+
+def test_as_the_readme_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (section,) = re.findall(r"^### Works with\n(.*?)(?=^##)", readme, re.M | re.S)
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.S)
+    saving, loading = code.split("\n\n")
+    names = {"json": json, "dcp": dcp, "get_state_dict": get_state_dict}
+    model = make_model()
+    optimizer = pellucid.torch.SGD(model, lr=RATE, momentum=0.9)
+    train(model, optimizer, range(3))
+    exec(saving, {**names, "model": model, "opt": optimizer})
+    again = make_model(1)
+    other = pellucid.torch.SGD(again, lr=0.5, momentum=0.9)
+    mine = get_state_dict(again, other)
+    state = {"model": mine[0], "optimizer": mine[1], "pellucid": ""}
+    scope = {**names, "set_state_dict": set_state_dict, "model": again, "opt": other}
+    exec(loading, {**scope, "state": state})
+    assert other.updates == 3
+    assert_goes_on_alike((model, optimizer), (again, other), 3)
