@@ -128,3 +128,28 @@ def test_schedules() -> None:
     decays = [group["weight_decay"] for group in opt.param_groups]
     assert decays == [0.01, Linear(0.1, 0.0, 10_000)(5)]
     assert opt.journal[-1].reason == "large batches"
+
+
+def test_checkpoints_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    def small(**heads: torch.nn.Module) -> torch.nn.Module:
+        made = torch.nn.Module()
+        made.embed, made.encoder = torch.nn.Embedding(50, 4), torch.nn.Linear(4, 4)
+        for name, head in heads.items():
+            made.add_module(name, head)
+        return made
+
+    heads = {name: torch.nn.Linear(4, 2, bias=False) for name in ("head", "old_head")}
+    wrapped = torch.nn.Module()
+    wrapped.add_module("module", small(**heads))
+    old = pellucid.torch.Adam(wrapped, lr=0.01)
+    for param in wrapped.parameters():
+        param.grad = torch.ones_like(param)
+    old.step()
+    scope = {
+        "pellucid": pellucid, "model": small(head=torch.nn.Linear(4, 2)), "saved": old.state_dict(),
+    }  # fmt: skip
+    exec(block("Checkpoints by name"), scope)
+    refused, _, loaded = capsys.readouterr().out.partition("4 of 5 parameters matched by name: l")
+    assert refused.startswith("4 of 5 parameters matched by name: refused")
+    (section,) = re.findall(r"### Checkpoints by name\n(.*?)\n##", README.read_text(), re.S)
+    assert f"4 of 5 parameters matched by name: l{loaded}" in section

@@ -238,7 +238,7 @@ def test_from_adam_to_adamw_moments_are_kept() -> None:
         f"group 0/{name}"
         for name in ("learning_rate", "beta1", "beta2", "weight_decay", "decoupled_weight_decay")
     }
-    assert report.kept["group 0/weight_decay"] == "0.1 here, 0 there: the file's is of Adam"
+    assert report.kept["group 0/weight_decay"] == "0.1; the file, of Adam, has 0"
     trained(other, others, 1)
     assert other.param_groups[0]["lr"] == Cosine(0.01, 100)(4)
 
@@ -254,7 +254,7 @@ def test_torchs_adam_into_adamw(named: bool) -> None:
     assert report.by == ("name" if named else "position")
     assert other.param_groups[0]["decoupled_weight_decay"] is True
     assert other.param_groups[0]["weight_decay"] == 0.1
-    assert report.kept["group 0/learning_rate"] == "0.001 here, 0.02 there: the file's is of Adam"
+    assert report.kept["group 0/learning_rate"] == "0.001; the file, of Adam, has 0.02"
 
 
 def test_a_rule_with_half_of_the_slots_begins_anew_with_its_step() -> None:
@@ -298,7 +298,7 @@ def test_slots_that_this_rule_has_not_are_dropped() -> None:
     report = other.load_state_dict(one.state_dict(), strict=False)
     assert set(held(other)["scale"]) == {"exp_avg", "step"}
     assert report.dropped[:2] == ("a.weight/exp_avg_sq", "a.weight/max_exp_avg_sq")
-    assert report.kept["group 0/learning_rate"].startswith("0.0001 here, 0.001 there")
+    assert report.kept["group 0/learning_rate"] == "0.0001; the file, of Adam, has 0.001"
     trained(other, others, 2)
     for key in ("eps", "amsgrad"):
         assert key not in other.param_groups[0]
@@ -364,7 +364,8 @@ def test_a_file_of_another_rule_of_torchs() -> None:
     report = ours.load_state_dict(theirs.state_dict(), strict=False)
     assert "alpha" not in ours.param_groups[0]
     assert ours.param_groups[0]["lr"] == 0.3
-    assert "0.3 here, 0.5 there" in report.kept["group 0/learning_rate"]
+    kept = "0.3; the file, of a rule with 'momentum', has 0.5"
+    assert report.kept["group 0/learning_rate"] == kept
     assert report.begun["scale"] == "the file has no acc_delta beside step, square_avg"
     assert not held(ours)["scale"]
 
@@ -552,7 +553,7 @@ def test_groups_take_what_the_files_groups_agree_on() -> None:
         "group 0/beta1", "group 1/learning_rate", "group 1/beta1", "group 1/weight_decay",
     }  # fmt: skip
     assert report.kept["group 0/beta1"] == (
-        "0.5 here, 0.7 and 0.8 in the file's groups of its parameters"
+        "0.5; the file's groups of its parameters have 0.7 and 0.8"
     )
     assert report.changed["group 1/epsilon"] == (1e-5, 1e-8)
     assert report.changed["group 0/beta2"] == (0.6, 0.99)
@@ -725,9 +726,8 @@ def test_a_report_is_printed_as_lines() -> None:
     assert lines[0] == "4 of 5 parameters matched by name: loaded"
     assert report.rows()[0] == (
         "matched",
-        "module.a.weight = a.weight, module.a.bias = a.bias, module.b.weight = b.weight, ... 4 in "
-        "all",
-        "without what a wrapper adds",
+        "module.a.weight, module.a.bias, module.b.weight, ... 4 in all",
+        "wrapped otherwise in the file: a.weight",
     )
     assert report.rows()[1:3] == [
         ("missing", "module.scale", "not in the file: begins anew"),

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 __all__ = ["lines"]
 
 
-def lines(heading: str, rows: Iterable[Sequence[str]], ascii_only: bool) -> RenderableType:
-    """What Rich prints: the heading, and below it the rows, their columns aligned."""
+def lines(
+    heading: str, notes: Iterable[str], rows: Iterable[Sequence[str]], ascii_only: bool
+) -> RenderableType:
+    """What Rich prints: the heading, notes as wide as it goes, the rows with aligned columns."""
     table = Table.grid(padding=(0, 2, 0, 0))
     for row in rows:
         table.add_row(*(words(cell, ascii_only) for cell in row))
-    return Group(words(heading, ascii_only, "bold"), table)
+    marked = (words(f"- {note}", ascii_only) for note in notes)
+    return Group(words(heading, ascii_only, "bold"), *marked, table)

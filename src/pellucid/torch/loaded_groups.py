@@ -80,7 +80,7 @@ def _take(
     for number, group in sources:
         other = _other_rule(controls, group, _slots_in(file, number))
         if other:
-            own.kept = _differing(controls, group, f"the file's is of {other}")
+            own.kept = _differing(controls, group, other)
             return own
     if not sources:
         why = "the file has none of its parameters"
@@ -132,14 +132,14 @@ def _other_rule(controls: Controls, group: SavedGroup, slots: frozenset[str]) ->
     return f"a rule with the slot {unknown[0]!r}" if unknown else ""
 
 
-def _differing(controls: Controls, group: SavedGroup, why: str) -> dict[str, str]:
+def _differing(controls: Controls, group: SavedGroup, other: str) -> dict[str, str]:
     """What both have by the same name, and not alike."""
     found = {}
     for full in controls.names.places:
         theirs, ours = _raw(controls, group.values, full), controls.raw(full)
         drivers = (group.schedules or {}).get(full), _plain_driver(controls, full)
         if theirs is not ABSENT and (drivers[0] != drivers[1] or not _same(theirs, ours)):
-            found[full] = f"{_shown(ours)} here, {_shown(theirs)} there: {why}"
+            found[full] = f"{_shown(ours)}; the file, of {other}, has {_shown(theirs)}"
     return found
 
 
@@ -227,7 +227,7 @@ def _agree(
         alike = all(one == plain[0] for one in plain)
         if not alike or not all(_same(value, values[0]) for value in values):
             ours, theirs = _shown(controls.raw(full)), _listed(values)
-            taken.kept[full] = f"{ours} here, {theirs} in the file's groups of its parameters"
+            taken.kept[full] = f"{ours}; the file's groups of its parameters have {theirs}"
             continue
         scratch.write(full, values[0])
         drivers.pop(full, None)

@@ -59,17 +59,15 @@ class LoadReport:
         return f"{matched}: {done if self.ok else 'refused'}"
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """The lines: what, which, how; those with the same what and how are one."""
+        """The lines but problems: what, which, how; those with the same what and how are one."""
         found: dict[tuple[str, str], list[str]] = {}
 
         def add(what: str, which: str, how: str = "") -> None:
             found.setdefault((what, how), []).append(which)
 
-        for text in self.problems:
-            found["problem", text] = []
-        for here, there in self.matched.items():
-            if self.by == "name" and here != there:
-                add("matched", f"{here} = {there}", "without what a wrapper adds")
+        other = {here: there for here, there in self.matched.items() if here != there}
+        for here in other if self.by == "name" else ():
+            add("matched", here, f"wrapped otherwise in the file: {next(iter(other.values()))}")
         for name in self.missing:
             add("missing", name, "not in the file: begins anew")
         for name, why in self.begun.items():
@@ -87,7 +85,7 @@ class LoadReport:
     def _draw(self, width: int, ascii_only: bool) -> RenderableType:
         from pellucid.access.lines import lines
 
-        return lines(self.summary(), self.rows(), ascii_only)
+        return lines(self.summary(), self.problems, self.rows(), ascii_only)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self._draw(options.max_width, options.ascii_only)
