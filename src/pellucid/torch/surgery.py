@@ -67,8 +67,8 @@ class Surgery(Averages):
             data = rows.of(tensor, added)
             grad = self._gradient_of(entry, rows)
             state = self._state_of(entry, rows, data[len(rows.kept) :])
-            tensor.grad = None
             retire(tensor, entry.name)
+            tensor.grad = None
             tensor.data = data
             tensor.grad = grad
             if state:
