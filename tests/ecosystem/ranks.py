@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.checkpoint.state_dict import get_state_dict
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.nn.parallel import DistributedDataParallel
 
 import pellucid.torch
@@ -133,19 +134,47 @@ def saved(rank: int, folder: Path) -> nn.Module:
     return found
 
 
+def flattened(rank: int, folder: Path) -> nn.Module:
+    """Parameters flattened and divided by FSDP; on from its state dicts, bit for bit."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    def begun(seed: int, whole: bool) -> tuple[Any, Any]:
+        device = torch.device("cpu")
+        model = FullyShardedDataParallel(
+            make_model(seed), use_orig_params=whole, device_id=device
+        )
+        return model, pellucid.torch.AdamW(model, lr=RATE)
+
+    for whole in (False, True):
+        model, optimizer = begun(0, whole)
+        sharded_steps(model, optimizer, rank, range(3))
+        its = copy.deepcopy(get_state_dict(model, optimizer))
+        again, other = begun(1, whole)
+        set_state_dict(again, other, model_state_dict=its[0], optim_state_dict=its[1])
+        for pair in ((model, optimizer), (again, other)):
+            sharded_steps(*pair, rank, range(3, 5))
+        for one, two in zip(model.parameters(), again.parameters(), strict=True):
+            assert torch.equal(one, two)
+    found = make_model()
+    with FullyShardedDataParallel.summon_full_params(model):
+        for param, full in zip(found.parameters(), model.parameters(), strict=True):
+            param.data.copy_(full)
+    return found
+
+
 SCENARIOS: dict[str, Callable[[int, Path], nn.Module]] = {
-    one.__name__: one for one in (plain, clipped, unused, accumulated, zero, saved)
+    one.__name__: one for one in (plain, clipped, unused, accumulated, zero, flattened, saved)
 }
 
 
-def refuse_shards() -> None:
-    """Parameters of which a rank has a part are refused when the optimizer is made."""
+def refuse_dtensors() -> None:
+    """DTensors are refused when the optimizer is made."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     model = make_model()
     fully_shard(model, mesh=init_device_mesh("cpu", (RANKS,)))
-    with pytest.raises(TypeError, match=r"'0\.weight' is a DTensor.* whole on this rank"):
+    with pytest.raises(TypeError, match=r"'0\.weight' is a DTensor.* FullyShardedDataParallel"):
         pellucid.torch.AdamW(model, lr=0.01)
 
 
@@ -156,7 +185,7 @@ def run_rank(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=RANKS)
     try:
         found = {name: run(rank, folder).state_dict() for name, run in SCENARIOS.items()}
-        refuse_shards()
+        refuse_dtensors()
         torch.save(found, folder / f"{rank}.pt")
     finally:
         dist.destroy_process_group()

@@ -37,8 +37,8 @@ def check_param(name: Any, param: Any) -> None:
     if hasattr(param, "to_local"):
         raise TypeError(
             f"parameter {name!r} is a {type(param).__name__}, as fully_shard and "
-            "parallelize_module make them; allowed is a tensor that is whole on this rank: use "
-            "DistributedDataParallel, or ZeroRedundancyOptimizer to divide the state"
+            "parallelize_module make them; allowed is an ordinary tensor: use "
+            "FullyShardedDataParallel, or DistributedDataParallel with ZeroRedundancyOptimizer"
         )
     if param.layout != torch.strided:
         raise TypeError(f"parameter {name!r} is sparse ({param.layout}); allowed is a dense tensor")
