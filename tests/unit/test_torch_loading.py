@@ -563,6 +563,18 @@ def test_groups_take_what_the_files_groups_agree_on() -> None:
     ]  # fmt: skip
 
 
+def test_a_schedule_and_a_number_do_not_agree_though_they_are_alike_now() -> None:
+    params, others = made(), made()
+    one = arranged("SGD", params, [NAMES[:3], NAMES[3:]], lr=0.1)
+    pellucid.view(one)["group 0/lr"] = Cosine(0.1, 50)
+    trained(one, params, 1)
+    assert [group["lr"] for group in one.param_groups] == [0.1, 0.1]
+    other = pellucid.torch.SGD(pairs(others), lr=0.1)
+    report = other.load_state_dict(one.state_dict())
+    assert [*report.kept] == ["group 0/learning_rate"]
+    assert other.controls[0].drivers == {}
+
+
 def test_a_group_of_new_parameters_keeps_its_own() -> None:
     params = made(NAMES[:2])
     one = pellucid.torch.AdamW(pairs(params), lr=0.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,6 +20,9 @@ from pellucid.torch.groups import follow
 from pellucid.torch.names import names_of
 from pellucid.torch.report import LoadReport
 from pellucid.torch.stepping import Stepping
+
+if TYPE_CHECKING:
+    from pellucid.torch.loading import Prepared
 
 __all__ = ["Saving"]
 
@@ -76,7 +79,7 @@ class Saving(Stepping):
         Raises:
             ValueError, LookupError: what does not fit or is damaged. Nothing was changed.
         """
-        from pellucid.torch.loading import finish_load, groups_of, prepare
+        from pellucid.torch.loading import prepare
 
         for name, flag in (("strict", strict), ("dry_run", dry_run)):
             if not isinstance(flag, bool):
@@ -91,6 +94,13 @@ class Saving(Stepping):
             return replace(prepared.report, dry_run=True)
         if prepared.error is not None:
             raise prepared.error
+        self._put(prepared)
+        return prepared.report
+
+    def _put(self, prepared: Prepared) -> None:
+        """Put a state dict in place that was read and checked."""
+        from pellucid.torch.loading import finish_load, groups_of
+
         for controls in self.controls:
             controls.look(self.updates)
         before = [dict(controls.seen) for controls in self.controls]
@@ -99,7 +109,6 @@ class Saving(Stepping):
         finish_load(self, prepared, before)
         for after in [*self._optimizer_load_state_dict_post_hooks.values()]:
             after(self)
-        return prepared.report
 
     def __getstate__(self) -> dict[str, Any]:
         follow(self)
