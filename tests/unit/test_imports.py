@@ -116,8 +116,9 @@ THIRD_LAZY: dict[str, set[str]] = {
 }
 
 STAGES = (
-    "counter", "pool", "cache", "graph", "simplify", "trace", "segment", "emit", "emit_numba",
-    "interpret", "runtime", "program", "pure", "launch", "engine", "eager", "measure",
+    "counter", "narrow", "rows", "pool", "cache", "graph", "simplify", "segment", "bounds",
+    "catch_up", "trace", "emit", "emit_numba", "interpret", "runtime_narrow", "runtime",
+    "program", "lazy", "pure", "launch", "engine", "eager", "measure",
 )  # fmt: skip
 """The compiler's modules: each imports only those before it when it is loaded."""
 

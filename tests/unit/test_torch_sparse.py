@@ -138,7 +138,7 @@ def test_as_torchs_adagrad() -> None:
 
 
 def test_an_embedding_in_a_model() -> None:
-    """Beside dense layers, clipped by the norm of all gradients: as dense, where rules are equal."""
+    """Beside dense layers, clipped by the norm of all gradients: as dense, for such a rule."""
 
     def run(how: str) -> Any:
         torch.manual_seed(1)
@@ -383,7 +383,7 @@ def test_indices_out_of_range(mode: str, wrong: int) -> None:
     before = param.detach().clone(), copy.deepcopy(optimizer.state_dict())
     rows = torch.tensor([2, wrong])
     param.grad = sparse(rows, torch.ones(2, WIDTH), check_invariants=False)
-    with pytest.raises(ValueError, match=rf"index {wrong} along axis 0; allowed is 0 to {ROWS - 1}"):
+    with pytest.raises(ValueError, match=rf"index {wrong} along axis 0; allowed is 0 to 39"):
         optimizer.step()
     assert torch.equal(param, before[0])
     assert str(optimizer.state_dict()) == str(before[1])
@@ -412,7 +412,7 @@ def test_sparse_and_dense_gradients_of_one_parameter(mode: str, first: str) -> N
 def test_complex_numbers() -> None:
     pair = torch.nn.Parameter(torch.ones(4, 2, dtype=torch.complex64))
     pair.grad = torch.ones(4, 2, dtype=torch.complex64).to_sparse()
-    with pytest.raises(TypeError, match="sparse and complex.* use sparse='dense'"):
+    with pytest.raises(TypeError, match=r"sparse and complex.* use sparse='dense'"):
         pellucid.torch.Adam([pair], sparse="lazy").step()
     pellucid.torch.Adam([pair]).step()
     assert not torch.equal(pair, torch.ones_like(pair))
@@ -421,7 +421,7 @@ def test_complex_numbers() -> None:
 def test_rows_that_do_not_lie_one_after_the_other() -> None:
     param = torch.nn.Parameter(torch.ones(WIDTH, ROWS).t())
     param.grad = gradient(0)
-    with pytest.raises(ValueError, match="lies in memory in another order .* make it contiguous"):
+    with pytest.raises(ValueError, match=r"lies in memory in another order .* make it contiguous"):
         pellucid.torch.Adam([param], sparse="lazy").step()
     assert torch.equal(param, torch.ones(ROWS, WIDTH))
 

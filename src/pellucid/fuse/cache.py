@@ -21,7 +21,7 @@ from typing import Any
 
 __all__ = ["cache_folder", "compiled"]
 
-EMITTER = "1"  # raise when generated code changes its meaning without changing its text
+EMITTER = "2"  # raise when generated code changes its meaning without changing its text
 _DIGEST = 32
 _lock = threading.RLock()
 

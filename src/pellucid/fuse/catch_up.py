@@ -15,7 +15,7 @@ from pellucid.compose import Pipeline
 from pellucid.fuse.bounds import ZERO, bounds_of
 from pellucid.fuse.graph import Graph, Node, Rank
 from pellucid.ops import RuleError
-from pellucid.storage import CLOCK, SEEN, is_companion
+from pellucid.storage import CLOCK, SEEN
 
 if TYPE_CHECKING:
     from pellucid.fuse.trace import Traced
@@ -72,7 +72,7 @@ def decays(
     nodes = list(traced.slots.values())
     bounds = bounds_of(pipeline, nodes, zeros)
     for full, node in traced.slots.items():
-        rows = traced.ranks[full] in (Rank.ROW, Rank.ELEMENT) and not is_companion(full)
+        rows = traced.ranks[full] in (Rank.ROW, Rank.ELEMENT) and full not in pipeline.companions
         if not rows or (wanted is not None and full not in wanted):
             continue
         unit = caught_up(traced.graph, full, traced.ranks)

@@ -204,7 +204,7 @@ def _run_stages(xp: Any, target: Target, whole: Whole, asleep: frozenset[str]) -
     """What one parameter becomes, by its stages' own lines."""
     tensor, assigned = target.tensor, Assigned()
     before, grad, update = tensor.param, tensor.grad, None
-    if COMPENSATION in tensor.slots:
+    if COMPENSATION in tensor.slots and COMPENSATION in tensor.program.pipeline.companions:
         before = before + tensor.slots[COMPENSATION]
     if UNSCALE in whole.extras:
         grad = grad * whole.extras[UNSCALE]
@@ -234,7 +234,7 @@ def _store(xp: Any, tensor: Tensor, whole: Whole, values: dict[str, Any]) -> Non
     exact, node = values["param"], traced.param
     if node.op in ("rounded", "rounded_randomly"):
         values["param"] = run.rounded(node.op, node.data, exact, tensor.step)
-    if COMPENSATION in tensor.slots:
+    if COMPENSATION in tensor.slots and COMPENSATION in tensor.program.pipeline.companions:
         values[COMPENSATION] = exact - values["param"]
     for full in traced.slots:
         if full.endswith((CLOCK, SEEN)):
@@ -284,7 +284,7 @@ def _target(host: Host, entry: Entry, given: Any, reading: Reading, asked: Asked
     whole = tuple(param.shape)
     counter = host._step_of(entry)
     step = (host.updates if counter is None else int(counter)) + 1
-    slots = {
+    slots: dict[str, Any] = {
         full: float(real(array)) if kinds[full] == "scalar" else _shaped(param, real(array))
         for full, array in stored.items()
     }
@@ -325,10 +325,18 @@ def _shaped(param: Any, array: Any) -> Any:
     return array.reshape((*array.shape, *[1] * (len(shape) - len(array.shape))))
 
 
-def _extras(host: Host, extras: Mapping[str, Any]) -> dict[str, Any]:
-    real = host.backend.real
+def _extras(
+    host: Host, targets: Sequence[Target], extras: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Extra inputs as updates read them; of parameters, those rows that take part."""
+
+    def read(target: Target, array: Any) -> Any:
+        array = host.backend.real(array)
+        some = array if target.rows is None else array[target.rows]
+        return _computed(host, target.tensor.program, some)
+
     return {
-        name: {index: real(array) for index, array in value.items()}
+        name: {one.entry.index: read(one, value[one.entry.index]) for one in targets}
         if isinstance(value, Mapping)
         else value
         for name, value in extras.items()
@@ -381,7 +389,7 @@ def eager_update(
 ) -> bool:
     """One update without a kernel; False if it was vetoed."""
     targets = _targets(host, gradients, readings, asked)
-    whole = Whole(host.seed, step.shared, _extras(host, extras))
+    whole = Whole(host.seed, step.shared, _extras(host, targets, extras))
     with numpy.errstate(all="ignore"):  # infinities and NaN pass silently, as in a kernel
         outcome = _outcome(host, targets, whole)
         if outcome.veto:

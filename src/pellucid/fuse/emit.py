@@ -52,8 +52,18 @@ class Layout:
 def identifier(name: str) -> str:
     """A Python name like ``name``."""
     clean = re.sub(r"\W", "_", name)
-    taken = keyword.iskeyword(clean) or re.fullmatch(r"(at|load|pointer|store)_\d+", clean)
+    helper = r"(at|load|pointer|store|put|load_words|store_words|words|word)_\d+"
+    taken = keyword.iskeyword(clean) or re.fullmatch(helper, clean)
     return clean + "_" if taken or not clean.isidentifier() else clean
+
+
+ELEMENTS = ("param", "grad", "slot", "extra")
+"""Leaves that lie in memory, one number an element or fewer."""
+
+
+def exact(node: Node) -> bool:
+    """Whether a value is one that its storage's type has."""
+    return TABLE.get(node.op) is not None and TABLE[node.op].kind == "rounding"
 
 
 def literal(value: float | bool) -> str:
@@ -93,6 +103,7 @@ RESERVED = (
     *["add_in_any_order", "square_wide", "zero_bits", "bits_of_abs", "larger", "from_bits"],
     *["larger_or_nan", "uniform_at", "normal_at", "sign_of", "tensor_key", "key0", "key1"],
     *[f"{how}_{dtype}" for how in ("nearest", "randomly") for dtype in NARROW],
+    *["words_at", "lower", "upper", "paired", "paired_exact"],
 )
 
 
@@ -119,6 +130,7 @@ class PassWriter:
         self.cast: dict[int, str] = {}
         self.lines: list[str] = []
         self.indent = 1
+        self.half = ""  # while two elements are computed side by side: which of them
 
     # -- text ------------------------------------------------------------------------------
 
@@ -141,6 +153,8 @@ class PassWriter:
     @property
     def element(self) -> str:
         """The place of an element in its tensor."""
+        if self.half:
+            return "start + 2 * i" + (" + 1" if self.half == "upper" else "")
         return "base + j" if self.one.by_row else "start + i"
 
     # -- preamble: numbers, and one value a tensor -----------------------------------------
@@ -244,9 +258,14 @@ class PassWriter:
             address = f"table[t, {column}]"
             if moved and column not in single:
                 address += f" + start * {SIZES[self.layout.storage[column]]}"
-            if key == ("grad", None) and self.one.kind != "commit":  # it may have some rows only
-                address += f" + chunks[c, 3] * {SIZES[self.layout.storage[column]]}"
+            address += self.shift(column)
             self.write(f"at_{column} = pointer_{column}({address}){note}")
+
+    def shift(self, column: int) -> str:
+        """What moves a pointer to a gradient that has some rows only."""
+        if column != self.layout.pointers["grad", None] or self.one.kind == "commit":
+            return ""
+        return f" + chunks[c, 3] * {SIZES[self.layout.storage[column]]}"
 
     # -- the innermost body ----------------------------------------------------------------
 
@@ -260,6 +279,8 @@ class PassWriter:
         if node.op in ("param", "grad", "slot", "extra"):
             at = "j" if node.rank == Rank.COLUMN else index
             column = self.column(node)
+            if self.half:
+                return f"T({self.half}(word_{column}))"
             return f"T(load_{column}(at_{column}, {at}))"
         if splits(node) and node.rank == Rank.COLUMN:
             return f"T({self.column_total(node)})"
@@ -467,11 +488,14 @@ class PassWriter:
         def inner(index: str) -> None:
             self.body([node for _, node in wide], index)
             for name, node in wide:
-                column = self.target_column(name)
-                self.write(f"store_{column}(at_{column}, {index}, {self.narrow(node)})")
+                column, how = self.target_column(name), "put" if exact(node) else "store"
+                self.write(f"{how}_{column}(at_{column}, {index}, {self.narrow(node)})")
             if not wide:
                 self.write("pass")
 
+        if self._in_pairs():
+            self._pairs(wide, inner)
+            return
         if not self.one.by_row:
             self._loop(inner)
             return
@@ -480,6 +504,51 @@ class PassWriter:
         for name, node in rows:
             column = self.target_column(name)
             self.write(f"store_{column}(at_{column}, row, {self.wide(node)})")
+        self.indent -= 1
+
+    def _in_pairs(self) -> bool:
+        """Whether all that the pass reads and writes by element is bfloat16, side by side."""
+        elements = [
+            self.column(node)
+            for node in self.one.nodes
+            if node.op in ELEMENTS and node.rank == Rank.ELEMENT
+        ]
+        stored = [self.target_column(name) for name, _ in self.one.stores]
+        random = any(TABLE[node.op].kind == "random" for node in self.one.nodes if node.op in TABLE)
+        return not self.one.by_row and not random and all(
+            self.layout.storage[column] == "bfloat16" for column in (*elements, *stored)
+        )
+
+    def _pairs(self, wide: list[tuple[str, Node]], inner: Callable[[str], None]) -> None:
+        """Walk over the chunk's elements two at a time: no shuffles to widen and narrow them."""
+        read = {
+            self.column(node)
+            for node in self.one.nodes
+            if node.op in ELEMENTS and node.rank == Rank.ELEMENT
+        }
+        for column in sorted({*read, *(self.target_column(name) for name, _ in wide)}):
+            address = f"table[t, {column}] + start * 2{self.shift(column)}"
+            self.write(f"words_{column} = words_at({address})")
+        self.write("for i in range(count // 2):")
+        self.indent += 1
+        for column in sorted(read):
+            self.write(f"word_{column} = load_words_{column}(words_{column}, i)")
+        kept = {}
+        for self.half in ("lower", "upper"):
+            self.body([node for _, node in wide], "i")
+            if self.half == "lower":
+                for name, node in wide:
+                    kept[name] = self.names.fresh("first")
+                    self.write(f"{kept[name]} = {self.narrow(node)}")
+        self.half = ""
+        for name, node in wide:
+            column, how = self.target_column(name), "paired_exact" if exact(node) else "paired"
+            pair = f"{how}(T({kept[name]}), T({self.narrow(node)}))"
+            self.write(f"store_words_{column}(words_{column}, i, {pair})")
+        self.indent -= 1
+        self.write("for i in range(count // 2 * 2, count):")
+        self.indent += 1
+        inner("i")
         self.indent -= 1
 
     def _store_ranks(self) -> dict[str, Rank]:

@@ -347,7 +347,7 @@ class Engine:
         for full, (stage, declared) in pipeline.slots.items():
             if declared.scope == "optimizer" or full.endswith((CLOCK, SEEN)):
                 continue
-            if full == COMPENSATION and not narrow:
+            if full == COMPENSATION and full in pipeline.companions and not narrow:
                 continue
             if self.state.get(entry, full) is not None or _present(
                 pipeline, stage, declared, truth

@@ -233,11 +233,10 @@ class Interpreter:
         x = self.xp.cast(x, self.dtype)
         if op == "rounded":
             return self.xp.rounded(x, dtype)
-        key = counter.tensor_key(
-            self.seed, counter.ROUNDING, self.parameter, self.xp.whole(step)
-        )
+        number = self.xp.whole(step)
+        first, second = counter.tensor_key(self.seed, counter.ROUNDING, self.parameter, number)
         places = self.xp.positions(self.shape) if self.places is None else self.places
-        return self.xp.rounded_randomly(x, counter.rounding_bits(*key, places), dtype)
+        return self.xp.rounded_randomly(x, counter.rounding_bits(first, second, places), dtype)
 
     def _value(self, node: Node) -> Any:
         if node.op == "const":

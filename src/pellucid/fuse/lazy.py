@@ -56,6 +56,8 @@ def obstacle(program: Program, in_place: bool) -> str:
             return "draws random numbers, whose place in the tensor counts"
         if node.op == "size" and not in_place and node.data not in ("columns", "tensors"):
             return f"asks how many {node.data} there are"
+        if node.op in REDUCTIONS and node.data[0] == "column" and in_place:
+            return "reduces over columns"
         if node.op in REDUCTIONS and node.data[0] != "row":
             (argument,) = node.args
             if argument.rank in (Rank.ROW, Rank.ELEMENT) and bounds[argument.index] != ZERO:

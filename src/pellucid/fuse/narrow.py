@@ -23,7 +23,7 @@ def _bfloat16_nearest(x: Any) -> Any:
 
 
 def _bfloat16_randomly(x: Any, random: Any) -> Any:
-    bits = x.view(numpy.uint32) + (random & 0xFFFF)
+    bits = x.view(numpy.uint32) + (random >> 16)
     return numpy.where(x != x, x, (bits & 0xFFFF0000).view(numpy.float32))
 
 
@@ -32,9 +32,10 @@ def _float16_nearest(x: Any) -> Any:
 
 
 def _float16_randomly(x: Any, random: Any) -> Any:
-    bits = x.view(numpy.uint32) + (random & 0x1FFF)
+    random = random >> 19
+    bits = x.view(numpy.uint32) + random
     normal = (bits & 0xFFFFE000).view(numpy.float32)
-    u = (random & 0x1FFF).astype(numpy.float32) * numpy.float32(2.0**-13)
+    u = random.astype(numpy.float32) * numpy.float32(2.0**-13)
     small = numpy.floor(x * numpy.float32(SPACING) + u) * numpy.float32(1 / SPACING)
     rounded = numpy.where(abs(x) < BELOW_NORMAL, small, normal)
     return numpy.where(numpy.isfinite(x), _float16_nearest(rounded), x)

@@ -47,8 +47,11 @@ def _scopes(module: Any, column: int) -> tuple[Any, Any]:
 
 
 @cache
-def access(dtype: str, column: int) -> tuple[Any, Any, Any]:
+def access(dtype: str, column: int) -> dict[str, Any]:
     """Functions that make a pointer of an address, load from it and store to it.
+
+    Of 16-bit types ``put`` stores a number that the type has, and of bfloat16 ``load_words`` and
+    ``store_words`` take two at a time.
 
     Memory of different columns never overlaps within one launch (the launch sees to it), which
     the metadata tells LLVM: without it loops over many arrays are not vectorized.
@@ -79,16 +82,50 @@ def access(dtype: str, column: int) -> tuple[Any, Any, Any]:
 
         return element(at, index), codegen
 
+    def storing(convert: Any) -> Any:
+        @intrinsic
+        def store(_: Any, at: Any, index: Any, value: Any) -> Any:
+            def codegen(__: Any, builder: Any, ___: Any, args: Any) -> Any:
+                value = convert(builder, dtype, args[2]) if narrow else args[2]
+                done = builder.store(value, builder.gep(args[0], [args[1]], inbounds=True))
+                annotate(builder, done)
+
+            return types.void(at, index, element), codegen
+
+        return store
+
+    made = {
+        "pointer": pointer,
+        "load": load,
+        "store": storing(runtime_narrow.narrowed),
+        "put": storing(runtime_narrow.cut),
+    }
+    return made if dtype != "bfloat16" else {**made, **_pair_access(annotate)}
+
+
+def _pair_access(annotate: Any) -> dict[str, Any]:
+    """Loads and stores of two bfloat16 numbers at a time."""
+
     @intrinsic
-    def put(_: Any, at: Any, index: Any, value: Any) -> Any:
+    def load_words(_: Any, at: Any, index: Any) -> Any:
         def codegen(__: Any, builder: Any, ___: Any, args: Any) -> Any:
-            value = runtime_narrow.narrowed(builder, dtype, args[2]) if narrow else args[2]
-            done = builder.store(value, builder.gep(args[0], [args[1]], inbounds=True))
+            value = builder.load(builder.gep(args[0], [args[1]], inbounds=True))
+            value.align = 2
+            annotate(builder, value)
+            return value
+
+        return int32(at, index), codegen
+
+    @intrinsic
+    def store_words(_: Any, at: Any, index: Any, word: Any) -> Any:
+        def codegen(__: Any, builder: Any, ___: Any, args: Any) -> Any:
+            done = builder.store(args[2], builder.gep(args[0], [args[1]], inbounds=True))
+            done.align = 2
             annotate(builder, done)
 
-        return types.void(at, index, element), codegen
+        return types.void(at, index, int32), codegen
 
-    return pointer, load, put
+    return {"load_words": load_words, "store_words": store_words}
 
 
 @intrinsic
@@ -252,6 +289,5 @@ def namespace(compute: str, storage: dict[int, str]) -> dict[str, Any]:
         **runtime_narrow.NAMES,
     }
     for column, dtype in storage.items():
-        made = access(dtype, column)
-        names[f"pointer_{column}"], names[f"load_{column}"], names[f"store_{column}"] = made
+        names |= {f"{name}_{column}": made for name, made in access(dtype, column).items()}
     return names

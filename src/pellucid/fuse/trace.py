@@ -363,7 +363,8 @@ def _trace(pipeline: Pipeline, variant: Variant) -> Traced:
     grad: Node = graph.leaf("grad", None, Rank.ELEMENT)
     into = Traced(graph, before, None)
     into.ranks = {name: SLOT_RANKS[kind] for name, kind in variant.slots}
-    if COMPENSATION in into.ranks:  # what the last rounding lost is part of the parameter
+    if COMPENSATION in into.ranks and COMPENSATION in pipeline.companions:
+        # what the last rounding lost is part of the parameter
         before = graph.make("add", (before, graph.leaf("slot", COMPENSATION, Rank.ELEMENT)))
     if variant.scaled:
         grad = graph.make("mul", (grad, graph.leaf("extra", UNSCALE, Rank.SCALAR)))

@@ -365,7 +365,7 @@ class Core:
         variant = Variant(tuple(sorted(options.items())), kinds, frozenset(asleep))
         chosen = compute or ("float64" if parameter.dtype == "float64" else "float32")
         storage = tuple(
-            (full, str(slot.dtype))
+            (("slot", full), str(slot.dtype))
             for full, slot in parameter.slots.items()
             if str(slot.dtype) != parameter.dtype
         )
