@@ -17,26 +17,6 @@ from ecosystem.training import assert_same, batch, make_model, train
 CLOSE = {"rtol": 2e-5, "atol": 1e-6}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the two ranks left; all scenarios run in the same two processes."""
-    path = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(ranks.run_rank, (path,), nprocs=ranks.RANKS)
-    return path
-
-
-@pytest.fixture(scope="module")
-def found(folder: Path) -> list[dict[str, Any]]:
-    return [torch.load(folder / f"{rank}.pt") for rank in range(ranks.RANKS)]
-
-
-@pytest.mark.parametrize("name", ranks.SCENARIOS)
-def test_both_ranks_end_bit_equal(name: str, found: Any) -> None:
-    one, two = (rank[name] for rank in found)
-    assert [*one] == [*two]
-    assert all(torch.equal(one[key], two[key]) for key in one)
-
-
 def whole(name: str) -> torch.nn.Module:
     """One process with the whole batch."""
     if name == "unused":
@@ -64,18 +44,8 @@ def whole(name: str) -> torch.nn.Module:
     return model
 
 
-@pytest.mark.parametrize("name", ranks.SCENARIOS)
-def test_as_one_process_with_the_whole_batch(name: str, found: Any) -> None:
-    ended = whole(name)
-    model = ranks.Forked() if name == "unused" else make_model()
-    model.load_state_dict(found[0][name])
-    assert_same(model, ended, **CLOSE)
-
-
-@pytest.mark.filterwarnings(
-    "ignore:torch.distributed is disabled, unavailable or uninitialized:UserWarning"
-)
-def test_a_checkpoint_of_two_ranks_goes_on_in_one(folder: Path, found: Any) -> None:
+def resumed(folder: Path) -> torch.nn.Module:
+    """The checkpoint of two ranks, gone on with in one process."""
     model = make_model(1)
     optimizer = pellucid.torch.AdamW(model, lr=ranks.RATE)
     its = get_state_dict(model, optimizer)
@@ -83,6 +53,24 @@ def test_a_checkpoint_of_two_ranks_goes_on_in_one(folder: Path, found: Any) -> N
     set_state_dict(model, optimizer, model_state_dict=its[0], optim_state_dict=its[1])
     assert optimizer.updates == 3
     train(model, optimizer, range(3, 5))
-    ended = make_model()
-    ended.load_state_dict(found[0]["saved"])
-    assert_same(model, ended, **CLOSE)
+    return model
+
+
+@pytest.mark.filterwarnings(
+    "ignore:torch.distributed is disabled, unavailable or uninitialized:UserWarning"
+)
+def test_two_ranks(tmp_path: Path) -> None:
+    """Both end bit-equal, and as one process with the whole batch; one spawn for all scenarios."""
+    torch.multiprocessing.spawn(ranks.run_rank, (tmp_path,), nprocs=ranks.RANKS)
+    one, two = (torch.load(tmp_path / f"{rank}.pt") for rank in range(ranks.RANKS))
+    assert [*one] == [*two] == [*ranks.SCENARIOS]
+    for name in ranks.SCENARIOS:
+        assert [*one[name]] == [*two[name]]
+        for key in one[name]:
+            assert torch.equal(one[name][key], two[name][key]), (name, key)
+        model = ranks.Forked() if name == "unused" else make_model()
+        model.load_state_dict(one[name])
+        assert_same(model, whole(name), **CLOSE)
+    model = make_model()
+    model.load_state_dict(one["saved"])
+    assert_same(resumed(tmp_path), model, **CLOSE)

@@ -43,7 +43,9 @@ def only_prepared(optimizer: Stepping) -> bool:
 
 
 def _moves(rate: Any) -> bool:
-    return not isinstance(rate, (int, float, torch.Tensor)) or bool(rate != 0)
+    if isinstance(rate, torch.Tensor) and rate.numel() == 1:
+        rate = rate.item()
+    return not isinstance(rate, (int, float)) or rate != 0
 
 
 def _is_asked() -> bool:
