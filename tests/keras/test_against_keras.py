@@ -1,4 +1,4 @@
-"""`pellucid.keras.<Name>` in compiled steps against Keras's optimizer of that name, 50 updates."""
+"""`pellucid.keras.<Name>` in compiled steps against Keras's optimizer of that name, 20 updates."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import keras
@@ -23,7 +24,7 @@ from pellucid.rules import CATALOGUE
 from reference.gradients import awkward_gradients, initial_parameter
 from reference.steps import Array
 
-STEPS = 50
+STEPS = 20
 SHAPES: dict[str, tuple[int, ...]] = {"vector": (40,), "matrix": (7, 6)}
 BACKEND = keras.backend.backend()
 DTYPES = ["float32"] if BACKEND == "jax" else ["float64", "float32"]
@@ -96,7 +97,13 @@ def arguments_of(rule: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_keras(rule: str, given: Mapping[str, Any], dtype: str) -> list[Run]:
-    """Parameters and Keras's slots by its names, after each step."""
+    """Parameters and Keras's slots by its names, after each step; not to be written to."""
+    return _run_keras(rule, tuple(given.items()), dtype)
+
+
+@cache  # test_against_keras needs the same ones
+def _run_keras(rule: str, items: tuple[tuple[str, Any], ...], dtype: str) -> list[Run]:
+    given = dict(items)
     before = keras.config.floatx()
     keras.config.set_floatx(dtype)
     try:
