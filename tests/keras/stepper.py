@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 BACKEND = keras.backend.backend()
 
@@ -48,11 +49,12 @@ class Stepper:
 
         def run(grads: Sequence[Any]) -> None:
             state = self.optimizer.variables
-            new = compiled(
-                [v.value for v in self.variables], [v.value for v in state], list(grads)
-            )
-            for variable, value in zip([*self.variables, *state], [*new[0], *new[1]], strict=True):
-                variable.assign(value)
+            before = [v.value for v in self.variables], [v.value for v in state]
+            new = compiled(*before, list(grads))
+            held = zip([*self.variables, *state], [*before[0], *before[1]], strict=True)
+            for (variable, old), value in zip(held, [*new[0], *new[1]], strict=True):
+                if value.shape or np.asarray(old) != np.asarray(value):  # a write is checked: slow
+                    variable.assign(value)
 
         return run
 
