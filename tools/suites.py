@@ -48,7 +48,8 @@ class Suite:
         environment = {key: value for key, value in os.environ.items() if key != "KERAS_BACKEND"}
         if self.backend:
             environment["KERAS_BACKEND"] = self.backend
-        command = [sys.executable, "-m", "pytest", "-n", "2", *arguments]
+        # A worker takes neighbours, which share what was compiled, and then of the other's rest.
+        command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "worksteal", *arguments]
         return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
 

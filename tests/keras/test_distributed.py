@@ -258,7 +258,7 @@ def test_mirrored_strategy(names: tuple[str, ...]) -> None:
     own = {"PYTHONPATH": os.pathsep.join(paths), "KERAS_BACKEND": "tensorflow"}
     ended = subprocess.run(
         [sys.executable, str(source), *names],
-        env={**os.environ, **own}, capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, **own}, capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-4000:]
 
