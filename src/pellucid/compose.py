@@ -215,8 +215,12 @@ class Pipeline:
 
     @cached_property
     def slots(self) -> dict[str, tuple[Stage, Slot]]:
-        own: dict[str, tuple[Stage, Slot]] = dict(self._all("slots"))
-        return {**own, **self.storage.companions(own, self.rule)}
+        return {**dict(self._all("slots")), **self.companions}
+
+    @cached_property
+    def companions(self) -> dict[str, tuple[Stage, Slot]]:
+        """Slots that are there for the storage, not declared by a stage."""
+        return self.storage.companions(dict(self._all("slots")), self.rule)
 
     @cached_property
     def extras(self) -> dict[str, tuple[Stage, Extra]]:

@@ -273,7 +273,7 @@ class Host:
         """Point the plan at this step's gradients and extra inputs."""
         rows = [gradients[entry.index] for entry in plan.entries]
         if any(isinstance(one, Rows) for one in rows):
-            plan.launch.set_rows([one.numbers if isinstance(one, Rows) else None for one in rows])
+            plan.launch.set_rows(rows)
         self._point_at(plan, ("grad", None), gradients)
         for name, value in extras.items():
             if not is_number(value):
@@ -289,7 +289,7 @@ class Host:
                 continue
             array, param = backend.real(given), backend.real(entry.param)
             buffer = plan.grad_buffers.get(position) if key[0] == "grad" else None
-            if buffer is not None:
+            if buffer is not None and backend.dtype(buffer) == backend.dtype(array):
                 backend.copy(buffer, array)
                 array = buffer
             elif position in plan.grad_buffers:

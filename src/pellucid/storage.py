@@ -12,7 +12,7 @@ from pellucid.declare import Slot
 
 __all__ = [
     "CLOCK", "COMPENSATION", "NARROW", "PLAIN", "SEEN", "SIZES", "Storage", "compute_type",
-    "is_companion", "slot_dtype",
+    "slot_dtype",
 ]  # fmt: skip
 
 NARROW = ("bfloat16", "float16")
@@ -21,8 +21,8 @@ SIZES = {"float32": 4, "float64": 8, "int64": 8, "bfloat16": 2, "float16": 2}
 """Bytes of an element."""
 COMPENSATION = "compensation"
 """The slot of Kahan's rounding: what the last rounding of a parameter lost."""
-CLOCK, SEEN = ".clock", ".seen"
-"""Endings of the slots that count what a row of a slot has missed."""
+CLOCK, SEEN = ":clock", ":seen"
+"""Endings of the slots that count what a row of a slot has missed: no stage's names end so."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "rounding": ("nearest", "stochastic", "kahan"),
@@ -66,8 +66,16 @@ class Storage:
         Args:
             slots: the pipeline's own: (stage, declaration) by full name.
             owner: the stage that the others belong to.
+
+        Raises:
+            ValueError: the pipeline has a slot of such a name itself.
         """
         made: dict[str, Any] = {}
+        if self.rounding == "kahan" and COMPENSATION in slots:
+            raise ValueError(
+                f"rounding='kahan' keeps a slot {COMPENSATION!r}, and {type(owner).__name__} has "
+                "one of that name: rename it, or use 'nearest' or 'stochastic'"
+            )
         if self.rounding == "kahan":
             made[COMPENSATION] = owner, _slot(COMPENSATION, "param", "param", _LOST)
         for full, (stage, declared) in slots.items() if self.sparse == "catch_up" else ():
@@ -89,11 +97,6 @@ def _slot(name: str, shape: Any, dtype: str, doc: str) -> Slot:
     made = Slot(0.0, shape, dtype, None, "parameter", doc)
     made.name = name
     return made
-
-
-def is_companion(full: str) -> bool:
-    """Whether a slot is there for the storage, not declared by a stage."""
-    return full == COMPENSATION or full.endswith((CLOCK, SEEN))
 
 
 def compute_type(stored: str) -> str:

@@ -13,10 +13,12 @@ import pellucid.torch
 from pellucid import (
     Adam,
     AdamW,
+    GradientTransform,
     Rule,
     RuleError,
     chain,
     clip_by_global_norm,
+    extra,
     hyper,
     ops,
     route,
@@ -354,10 +356,51 @@ class Columns(Rule):
         return param - self.learning_rate * grad / ops.sqrt(self.second_moment + 1e-8)
 
 
+class Summed(Rule):
+    """Sums the columns of the gradient alone."""
+
+    learning_rate = hyper(0.1)
+
+    def update(self, param: Any, grad: Any) -> Any:
+        return param - self.learning_rate * grad / (1 + ops.sum(ops.abs(grad), over="column"))
+
+
+class Preconditioned(Rule):
+    """Has an input of the parameter's shape."""
+
+    learning_rate = hyper(0.1)
+    curvature = extra(shape="param")
+
+    def update(self, param: Any, grad: Any) -> Any:
+        return param - self.learning_rate * grad * self.curvature * self.curvature
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "lines"])
+def test_other_inputs_are_read_at_the_touched_rows(dtype: torch.dtype, compiled: bool) -> None:
+    curvature = table().detach().to(dtype) + 1
+    found = []
+    for mode in ("lazy", "dense"):
+        param = table(dtype=dtype)
+        optimizer = pellucid.torch.Optimizer(
+            [param], Preconditioned(), sparse=mode, compiled=compiled
+        )
+        for step in range(3):
+            param.grad = gradient(step, torch.tensor([3, 1, 30]), dtype)
+            optimizer.step(curvature=[curvature])
+        found.append(param.detach())
+    assert torch.equal(*found)
+    assert not torch.equal(found[0], table(dtype=dtype))
+
+
 @pytest.mark.parametrize("mode", ["lazy", "catch_up"])
 @pytest.mark.parametrize(
     ("rule", "words"),
-    [(Normed, "reduces over the tensor"), (Columns, "a slot of one number for each column")],
+    [
+        (Normed, "reduces over the tensor"),
+        (Columns, "a slot of one number for each column"),
+        (Summed, "reduces over columns"),
+    ],
 )
 @pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "lines"])
 def test_rules_that_need_all_rows(rule: Any, words: str, mode: str, compiled: bool) -> None:
@@ -369,6 +412,11 @@ def test_rules_that_need_all_rows(rule: Any, words: str, mode: str, compiled: bo
         optimizer.step()
     assert torch.equal(param, before)
     assert not optimizer.state
+    param.grad = gradient(0).to_dense()
+    optimizer.step()  # what was refused did not settle that gradients are sparse
+    assert not torch.equal(param, before)
+    before = param.detach().clone()
+    param.grad = gradient(0)
     dense = pellucid.torch.Optimizer([param], rule(), compiled=compiled)
     dense.step()
     assert not torch.equal(param, before)
@@ -407,6 +455,36 @@ def test_sparse_and_dense_gradients_of_one_parameter(mode: str, first: str) -> N
     both = pellucid.torch.Adam([param])
     for param.grad in kinds:
         both.step()
+
+
+@pytest.mark.parametrize("mode", ["lazy", "catch_up"])
+def test_a_gradient_that_is_sparse_along_no_axis(mode: str) -> None:
+    param = table((3,))
+    values, none = torch.ones(1, 3), torch.empty(0, 1, dtype=torch.int64)
+    param.grad = sparse(none, values, (3,))
+    with pytest.raises(TypeError, match=r"sparse along none of its axes .* grad.to_dense\(\)"):
+        pellucid.torch.Adam([param], sparse=mode).step()
+    pellucid.torch.Adam([param]).step()
+
+
+@pytest.mark.parametrize("ending", ["clock", "seen"])
+@pytest.mark.parametrize("mode", MODES)
+def test_stages_may_have_slots_of_any_name(ending: str, mode: str) -> None:
+    """Counts that a row of a slot keeps are told from a user's slots of such names."""
+
+    def update(self: Any, param: Any, grad: Any) -> Any:
+        return grad * 2 if not self.has(ending) else grad
+
+    made = {ending: slot(shape="scalar"), "update": update, "__module__": __name__}
+    stage = type("Counting", (GradientTransform,), made)
+    param = table()
+    optimizer = pellucid.torch.Optimizer(
+        [param], chain(stage(name="first_moment"), Adam(0.1)), sparse=mode
+    )
+    before = param.detach().clone()
+    train(optimizer, param, range(3))
+    assert not torch.equal(param, before)
+    assert f"first_moment.{ending}" in optimizer.state[param]
 
 
 def test_complex_numbers() -> None:

@@ -278,7 +278,7 @@ def _target(host: Host, entry: Entry, given: Any, reading: Reading, asked: Asked
     rows = given.numbers if isinstance(given, Rows) else None
     if rows is not None:
         check_program(made, entry.name, True, entry.pipeline.storage.sparse)
-    param, grad = real(entry.param), real(given if rows is None else given.values)
+    param, grad = real(entry.param), real(given if rows is None else given.gradient())
     if not shape and param.shape:  # one complex number is one row of two reals
         param, grad = param.reshape((1, 2)), grad.reshape((1, 2))
     whole = tuple(param.shape)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
+import numpy
 import torch
 
-from pellucid.fuse.engine import Entry
+from pellucid.fuse.engine import DTYPES, Entry
 from pellucid.fuse.rows import Rows
 from pellucid.fuse.trace import UNSCALE
 from pellucid.torch.checks import check_memory, check_param
@@ -26,7 +28,9 @@ class Gradients(Grouped):
 
     _step_supports_amp_scaling = True
     """`torch.amp.GradScaler` then sets, and takes away, ``grad_scale`` and ``found_inf``."""
-    _came: dict[int, tuple[weakref.ref[Any], bool]] | None = None  # by id: was it of some rows
+    _came: Mapping[int, tuple[weakref.ref[Any], bool]] = MappingProxyType({})
+    """Of each parameter that was updated, by id: whether its gradient was of some rows."""
+    _comes: dict[int, tuple[weakref.ref[Any], bool]]  # in the step that is being made
 
     # -- scaled gradients ------------------------------------------------------------------
 
@@ -57,6 +61,7 @@ class Gradients(Grouped):
         Where functions of the user's see gradients, they are unscaled before.
         """
         found = {}
+        self._comes = {}
         for entry in self.entries:
             grad = entry.param.grad
             if grad is not None:
@@ -87,6 +92,11 @@ class Gradients(Grouped):
         _check_rows(entry.name, entry.param, grad)
         if mode == "dense":
             return grad.to_dense()
+        if not grad.sparse_dim():
+            raise TypeError(
+                f"gradient of {entry.name!r} is sparse along none of its axes (its sparse_dim() "
+                "is 0); allowed is from 1: use grad.to_dense(), or sparse='dense'"
+            )
         if entry.param.is_complex():
             raise TypeError(
                 f"gradient of {entry.name!r} is sparse and complex, and its rows are no rows of "
@@ -99,11 +109,9 @@ class Gradients(Grouped):
         """Raise if a parameter's gradients are of some rows in one step, and of all in another."""
         if mode == "dense":
             return
-        if self._came is None:
-            self._came = {}
         before = self._came.get(id(entry.param))
         if before is None or before[0]() is not entry.param:
-            self._came[id(entry.param)] = weakref.ref(entry.param), sparse
+            self._comes[id(entry.param)] = weakref.ref(entry.param), sparse
         elif before[1] != sparse:
             words = ("dense", "sparse") if sparse else ("sparse", "dense")
             raise TypeError(
@@ -111,6 +119,12 @@ class Gradients(Grouped):
                 f"sparse={mode!r} a parameter's gradients are always the one or always the other. "
                 "Use sparse='dense', which takes both, or convert them (grad.to_dense())"
             )
+
+    def _note_kinds(self) -> None:
+        """The step is made: its gradients are of the kind that they had."""
+        if self._comes:
+            kept = {key: one for key, one in self._came.items() if one[0]() is not None}
+            self._came = {**kept, **self._comes}
 
     def _check_array(self, entry: Entry, array: Any, what: str) -> None:
         param = entry.param
@@ -173,7 +187,8 @@ def _types(param: Any, what: str) -> list[Any]:
     """What types a gradient or another input of a parameter may have."""
     allowed = [param.dtype]
     if what.endswith("gradient"):
-        allowed.append(getattr(param, "grad_dtype", None))
+        own = getattr(param, "grad_dtype", None)
+        allowed.extend([own] if str(own).removeprefix("torch.") in DTYPES else [])
     if what == "transformed gradient":
         allowed.append(WIDE.get(param.dtype))
     return allowed
@@ -202,13 +217,30 @@ def rows_of(grad: Any) -> Rows:
         grad: of layout torch.sparse_coo, its indices in range.
     """
     wide = WIDE.get(grad.dtype)
-    grad = (grad if wide is None or grad.is_coalesced() else grad.to(wide)).coalesce()
-    indices, values = grad._indices(), grad._values()
     if grad.sparse_dim() > 1:
-        rows, place = torch.unique(indices[0], return_inverse=True)
-        shape = (len(rows), *grad.shape[1:])
-        inside = torch.sparse_coo_tensor(
-            torch.cat([place[None], indices[1:]]), values, shape, check_invariants=False
-        )
-        return Rows(rows.numpy(), inside.to_dense())
-    return Rows(indices[0].contiguous().numpy(), values.contiguous())
+        rows, values = _by_rows(grad if wide is None else grad.to(wide))
+    else:
+        rows, values = grad._indices()[0].contiguous().numpy(), grad._values().contiguous()
+    ordered = numpy.sort(rows)
+    if not (ordered[1:] == ordered[:-1]).any():
+        return Rows(rows, numpy.arange(len(rows)), values)
+    numbers, places, owners = numpy.unique(rows, return_index=True, return_inverse=True)
+    again = numpy.ones(len(rows), bool)
+    again[places] = False
+    later = torch.from_numpy(numpy.flatnonzero(again))
+    summed = values.clone() if wide is None else values.to(wide)
+    first = torch.from_numpy(places[owners[again]])
+    summed.index_add_(0, first, summed[later])
+    return Rows(numbers, places, summed)
+
+
+def _by_rows(grad: Any) -> tuple[Any, Any]:
+    """Rows and their values of a gradient that is sparse along several axes."""
+    grad = grad.coalesce()
+    indices = grad._indices()
+    rows, place = torch.unique(indices[0], return_inverse=True)
+    inside = torch.sparse_coo_tensor(
+        torch.cat([place[None], indices[1:]]), grad._values(), (len(rows), *grad.shape[1:]),
+        check_invariants=False,
+    )  # fmt: skip
+    return rows.numpy(), inside.to_dense()

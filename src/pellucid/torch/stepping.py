@@ -65,7 +65,8 @@ class Stepping(Gradients):
         if not self._quick_step(checked):
             follow(self)
             self._counters.clear()
-            self._update(self._gradients(checked), checked)
+            if self._update(self._gradients(checked), checked):
+                self._note_kinds()
         return loss
 
     def _quick_step(self, extras: dict[str, Any]) -> bool:
