@@ -13,13 +13,14 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
 import numpy
 import torch
+from contest import GPT2, SMALL, WORK, Contest, line, parameters
+from storage_run import host_time, sixteen_bits, sparse_rows
 
 import pellucid
 import pellucid.torch
@@ -37,18 +38,7 @@ from pellucid.fuse.pool import available_cores, set_num_threads
 from pellucid.ops import lerp, sign
 from pellucid.schedules import Cosine, Linear
 
-Shapes = Sequence[tuple[int, ...]]
 THREADS = 2
-BLOCK = [(768,), (768,), (768, 2304), (2304,), (768, 768), (768,)]
-BLOCK += [(768,), (768,), (768, 3072), (3072,), (3072, 768), (768,)]
-WORK: dict[str, Shapes] = {
-    "one tensor of 25 M": [(25_000_000,)],
-    "GPT-2 small (148 tensors, 124 M)": [(50257, 768), (1024, 768), *BLOCK * 12, (768,), (768,)],
-    "1000 tensors of 1024": [(1024,)] * 1000,
-    "2000 tensors of 64": [(64,)] * 2000,
-    "100 tensors of 65,536": [(65536,)] * 100,
-}
-GPT2, SMALL = "GPT-2 small (148 tensors, 124 M)", "1000 tensors of 1024"
 
 
 class Momentum(Rule):
@@ -76,44 +66,6 @@ class Lion(Rule):
         direction = sign(lerp(grad, self.first_moment, self.beta1))
         self.first_moment = lerp(grad, self.first_moment, self.beta2)
         return param - self.learning_rate * (direction + self.weight_decay * param)
-
-
-def parameters(shapes: Shapes) -> list[torch.nn.Parameter]:
-    """Parameters with gradients."""
-    torch.manual_seed(0)
-    made = []
-    for shape in shapes:
-        param = torch.nn.Parameter(torch.randn(shape) * 0.02)
-        param.grad = torch.randn(shape) * 1e-3
-        made.append(param)
-    return made
-
-
-@dataclass
-class Contest:
-    """Contenders that take turns."""
-
-    shapes: Shapes
-    steps: dict[str, Callable[[], Any]] = field(default_factory=dict)
-
-    def add(self, name: str, make: Callable[[list[Any]], Callable[[], Any]]) -> None:
-        """A contender with parameters of its own."""
-        self.steps[name] = make(parameters(self.shapes))
-
-    def run(self, seconds: float) -> dict[str, float]:
-        """The median time of a step of each, in seconds."""
-        turn = 1 if sum(map(numpy.prod, self.shapes)) > 5_000_000 else 5
-        times: dict[str, list[float]] = {name: [] for name in self.steps}
-        for step in self.steps.values():
-            step(), step(), step()
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end or min(map(len, times.values())) < 7:
-            for name, step in self.steps.items():
-                for _ in range(turn):
-                    begun = time.perf_counter()
-                    step()
-                    times[name].append(time.perf_counter() - begun)
-        return {name: median(some) for name, some in times.items()}
 
 
 def ours(stage: Any, **kwargs: Any) -> Callable[[list[Any]], Callable[[], Any]]:
@@ -150,10 +102,6 @@ def bandwidth() -> float:
         array.mul_(1.0001)
         times.append(time.perf_counter() - begun)
     return 8 * array.numel() / median(times)
-
-
-def line(*cells: str) -> None:
-    print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def adamw(seconds: float) -> None:
@@ -385,6 +333,9 @@ PARTS: dict[str, Callable[..., None]] = {
     "own": own_rules,
     "structure": structure,
     "views": views,
+    "16-bit": sixteen_bits,
+    "sparse": sparse_rows,
+    "host": host_time,
     "memory": lambda _: memory(),
     "keras": under_keras,
     "start": lambda _: start(),

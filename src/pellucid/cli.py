@@ -112,14 +112,23 @@ def explain(
     stages: Annotated[
         str, typer.Option(help='such as "clip_by_global_norm(1.0), decay_weights(0.01)"')
     ] = "",
-    dtype: Annotated[str, typer.Option(help="float32 or float64")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="of parameters: float32, float64, bfloat16 or float16")
+    ] = "float32",
+    rounding: Annotated[str, typer.Option(help="nearest, stochastic or kahan")] = "nearest",
+    state_dtype: Annotated[str, typer.Option(help="float32, bfloat16 or param")] = "float32",
 ) -> None:
     """Show formula, graph, passes, bytes moved, generated source, and what is not fused."""
     with _clear_errors():
         from pellucid.explanation import explain as explained
         from pellucid.stage_text import rule_from_text, stages_from_text
 
-        made = explained(stages_from_text(stages, rule_from_text(rule)), dtype=dtype)
+        made = explained(
+            stages_from_text(stages, rule_from_text(rule)),
+            dtype=dtype,
+            rounding=rounding,
+            state_dtype=state_dtype,
+        )
     _print(made)
 
 

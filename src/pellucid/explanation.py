@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pellucid.compose import Chain, Composed, Pipeline, Route, flatten, transformers_of
 from pellucid.rule import ORDER, Stage
+from pellucid.storage import NARROW, SIZES, Storage, compute_type, slot_dtype
 
 if TYPE_CHECKING:
     from pellucid.fuse.graph import Rank
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ExplainedPass", "ExplainedProgram", "Explanation", "Section", "explain"]
 
-SIZES = {"float32": 4, "float64": 8}
+DTYPES = ("float32", "float64", *NARROW)
+"""Of parameters."""
 WHY = {
     "reduce": "only reads: nothing is written before this is known of whole tensors",
     "columns": "only reads: nothing is written before this is known of whole columns",
@@ -130,13 +132,21 @@ class Explanation:
         return Group(*parts)
 
 
-def explain(stage: Composed, *, dtype: str = "float32", ndim: int = 2) -> Explanation:
+def explain(
+    stage: Composed,
+    *,
+    dtype: str = "float32",
+    ndim: int = 2,
+    rounding: str = "nearest",
+    state_dtype: str = "float32",
+) -> Explanation:
     """What becomes of a rule, chain or route on its way to the processor.
 
     Args:
         stage: what to explain.
-        dtype: of the parameters: ``"float32"`` or ``"float64"``.
+        dtype: of the parameters: ``"float32"``, ``"float64"``, ``"bfloat16"`` or ``"float16"``.
         ndim: dimensions of the parameters, for stages to which it matters.
+        rounding, state_dtype: as torch's optimizers take them.
 
     Raises:
         RuleError: what is wrong with an update, with its file and line.
@@ -146,12 +156,14 @@ def explain(stage: Composed, *, dtype: str = "float32", ndim: int = 2) -> Explan
     >>> [(one.kind, one.bytes) for one in explanation.programs[0].passes]
     [('reduce', 4), ('final', 28)]
     """
-    if dtype not in SIZES:
-        raise ValueError(f"dtype is {dtype!r}; allowed is {' or '.join(map(repr, SIZES))}")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; allowed is one of {', '.join(map(repr, DTYPES))}")
+    storage = Storage(rounding, state_dtype)
     if not isinstance(ndim, int) or isinstance(ndim, bool) or ndim < 0:
         raise ValueError(f"ndim is {ndim!r}; allowed is a whole number from 0")
     programs = []
-    for pipeline in _pipelines(stage):
+    for plain in _pipelines(stage):
+        pipeline = replace(plain, storage=storage)
         programs.append(_explained(pipeline, dtype, ndim, ()))
         sleepers = tuple(one.name for one in pipeline.stages if one.every_steps > 1)
         if sleepers:
@@ -224,17 +236,27 @@ def _program(pipeline: Pipeline, dtype: str, ndim: int, asleep: tuple[str, ...])
     from pellucid.fuse.program import program
     from pellucid.fuse.trace import Variant
 
+    narrow, compute = dtype in NARROW, compute_type(dtype)
     kinds: dict[str, str] = {}
-    storage = []
+    types: dict[tuple[str, str | None], str] = {("param", None): dtype, ("grad", None): dtype}
     for full, (stage, declared) in pipeline.slots.items():
         if declared.scope == "optimizer" or not declared.present(_plain(stage)):
             continue
+        if full in pipeline.companions and not narrow:
+            continue
         kinds[full] = slot_kind(declared, (64, 32, 3, 3, 3)[:ndim], f"slot {full!r}")
-        if declared.dtype not in (None, dtype):
-            storage.append((("slot", full), declared.dtype or dtype))
+        own = "float32" if kinds[full] == "scalar" and narrow else dtype
+        types["slot", full] = slot_dtype(declared, kinds[full], dtype, pipeline.storage) or own
     options = tuple(sorted((full, pipeline.given[full]) for full in pipeline.options))
-    variant = Variant(options, tuple(kinds.items()), frozenset(asleep))
-    return program(pipeline, variant, ndim, dtype, tuple(storage))
+    variant = Variant(
+        options,
+        tuple(kinds.items()),
+        frozenset(asleep),
+        rounding=pipeline.storage.rounding if narrow else "nearest",
+        stored=dtype if narrow else "",
+    )
+    storage = tuple((key, one) for key, one in types.items() if one != compute)
+    return program(pipeline, variant, ndim, compute, storage)
 
 
 def _plain(stage: Stage) -> dict[str, Any]:

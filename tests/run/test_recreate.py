@@ -78,6 +78,9 @@ OPTIMIZERS: dict[str, Any] = {
         seed=7,
         compiled=False,
     ),
+    "ours, stored its own way": lambda net: pellucid.torch.AdamW(
+        net, lr=0.02, state_dtype="bfloat16", sparse="lazy", rounding="kahan"
+    ),
     "ours, a function": lambda net: pellucid.torch.Optimizer(
         net, pellucid.Lion(0.01), gradient_transformers=[scaled]
     ),

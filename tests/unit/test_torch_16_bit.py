@@ -393,3 +393,23 @@ def test_gradients_of_another_type_are_refused() -> None:
     param.grad = torch.ones(3)
     with pytest.raises(ValueError, match=r"gradient of 'param_0' has .* dtype torch.float32"):
         optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("choices", "moved"),
+    [
+        ({"dtype": "float32"}, 28),
+        ({"dtype": "bfloat16"}, 22),
+        ({"dtype": "bfloat16", "state_dtype": "param"}, 14),
+        ({"dtype": "bfloat16", "rounding": "stochastic"}, 22),
+        ({"dtype": "bfloat16", "rounding": "kahan"}, 26),
+        ({"dtype": "float32", "state_dtype": "bfloat16"}, 20),
+        ({"dtype": "float16", "rounding": "kahan", "state_dtype": "param"}, 18),
+    ],
+)
+def test_explain_counts_the_bytes_that_storage_moves(choices: dict[str, Any], moved: int) -> None:
+    from pellucid.explanation import explain
+
+    (program,) = explain(pellucid.AdamW(), **choices).programs
+    (written,) = program.passes
+    assert written.bytes == moved

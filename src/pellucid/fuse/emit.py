@@ -57,6 +57,8 @@ def identifier(name: str) -> str:
     return clean + "_" if taken or not clean.isidentifier() else clean
 
 
+PREFETCHED = 192
+"""Bytes that ``prefetch_lines`` fetches."""
 ELEMENTS = ("param", "grad", "slot", "extra")
 """Leaves that lie in memory, one number an element or fewer."""
 
@@ -103,7 +105,7 @@ RESERVED = (
     *["add_in_any_order", "square_wide", "zero_bits", "bits_of_abs", "larger", "from_bits"],
     *["larger_or_nan", "uniform_at", "normal_at", "sign_of", "tensor_key", "key0", "key1"],
     *[f"{how}_{dtype}" for how in ("nearest", "randomly") for dtype in NARROW],
-    *["words_at", "lower", "upper", "paired", "paired_exact"],
+    *["prefetch_lines", "words_at", "lower", "upper", "paired", "paired_exact"],
 )
 
 
@@ -376,6 +378,7 @@ class PassWriter:
     def _chunk_head(self) -> None:
         self.write("for c in range(first, last):")
         self.indent += 1
+        self._fetch()
         self.write("t = chunks[c, 0]")
         self.write("start = chunks[c, 1]")
         self.write("count = chunks[c, 2]")
@@ -384,6 +387,24 @@ class PassWriter:
         self.preamble()
         if self.one.by_row:
             self.write("columns_ = dims[t, 2]")
+
+    def _fetch(self) -> None:
+        """Fetch what a later chunk writes, where chunks are rows that lie anywhere."""
+        written = [self.target_column(name) for name, rank in self._store_ranks().items()
+                   if rank == Rank.ELEMENT and name in dict(self.one.stores)]
+        if not written:
+            return
+        self.write("if control[1] > 0 and c + control[1] < last:")
+        self.indent += 1
+        self.write("t = chunks[c + control[1], 0]")
+        width = " * dims[t, 2]" if self.one.by_row else ""
+        self.write(f"start = chunks[c + control[1], 1]{width}")
+        self.write(f"count = min(chunks[c + control[1], 2]{width}, 512)")
+        for column in sorted(written):
+            size = SIZES[self.layout.storage[column]]
+            self.write(f"for i in range(0, count * {size}, {PREFETCHED}):")
+            self.write(f"    prefetch_lines(table[t, {column}] + start * {size} + i)")
+        self.indent -= 1
 
     def _loop(self, inner: Callable[[str], None]) -> None:
         """Walk over the chunk's elements, row by row where rows matter."""

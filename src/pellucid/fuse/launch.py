@@ -18,12 +18,14 @@ import numpy
 from pellucid.fuse.graph import Rank
 from pellucid.fuse.pool import Block, run_blocks
 from pellucid.fuse.program import Program, runtime_function
+from pellucid.fuse.rows import Rows
 from pellucid.fuse.segment import Pass
 
 __all__ = ["Launch", "Member", "Table"]
 
 SHORT, LONG = 32768, 262144  # elements of a chunk: long ones stream best, short ones share well
 SMALL = 262144  # elements in all below which one thread is faster than waking another
+AHEAD = 12  # rows that lie anywhere are fetched so many before they are updated
 INTS, FLOATS = numpy.int64, numpy.float64
 
 
@@ -155,13 +157,14 @@ class Chunks:
     table: Any  # int64 (n, 5): tensor, start, count, shift of the gradient, whether it is first
     spans: Any  # int64 (tensors, 2): first and last chunk of each tensor
     work: Any  # elements of each chunk
+    small: int = SMALL  # elements in all below which one thread takes them
 
     def blocks(self, count: int) -> list[tuple[int, int]]:
         """Ranges of chunks of about equal work, several for each thread."""
         if not len(self.table):
             return []
         total = int(self.work.sum())
-        if count < 2 or total < SMALL:
+        if count < 2 or total < self.small:
             return [(0, len(self.table))]
         ends = numpy.cumsum(self.work)
         wanted = numpy.arange(1, 4 * count) * (total / (4 * count))
@@ -188,15 +191,16 @@ def _chunks(members: Sequence[Member], how: Callable[..., list[tuple[int, int, i
     return Chunks(table, edges, numpy.array(work, INTS))
 
 
-def _chunks_of_rows(members: Sequence[Member], rows: Sequence[Any], by_row: bool) -> Chunks:
+def _chunks_of_rows(members: Sequence[Member], rows: Sequence[Rows], by_row: bool) -> Chunks:
     """A chunk for each row that has a gradient.
 
     Args:
-        rows: of each member, the numbers of its rows, in the order in which its gradient has them.
+        rows: of each member, which they are, and where its gradient has them.
         by_row: whether chunks count rows; else elements.
     """
     tables, spans, end = [], [], 0
-    for number, (member, some) in enumerate(zip(members, rows, strict=True)):
+    for number, (member, found) in enumerate(zip(members, rows, strict=True)):
+        some = found.numbers
         count = max(1, len(some))  # a tensor without rows has its numbers, too
         table = numpy.zeros((count, 5), INTS)
         table[:, 0], table[0, 4] = number, 1
@@ -204,14 +208,14 @@ def _chunks_of_rows(members: Sequence[Member], rows: Sequence[Any], by_row: bool
             columns = member.columns
             table[:, 1] = some if by_row else some * columns
             table[:, 2] = 1 if by_row else columns
-            table[:, 3] = (numpy.arange(count) - some) * columns
+            table[:, 3] = (found.places - some) * columns
         tables.append(table)
         spans.append((end, end + count))
         end += count
     work = [table[:, 2] * (member.columns if by_row else 1)
             for table, member in zip(tables, members, strict=True)]
     edges = numpy.array(spans, INTS).reshape(-1, 2)
-    return Chunks(numpy.concatenate(tables), edges, numpy.concatenate(work))
+    return Chunks(numpy.concatenate(tables), edges, numpy.concatenate(work), SMALL // 8)
 
 
 def _flat(member: Member, most: int) -> list[tuple[int, int, int]]:
@@ -268,7 +272,8 @@ class Table:
         self.order = numpy.arange(count, dtype=INTS)  # places in the launch's list of members
         self.steps_on_device = bool(count and members[0].step_address)
         self.sparse = members[0].sparse
-        self._some_rows: list[Any] = []  # of each member, where gradients have some rows only
+        self._some_rows: list[Rows] = []  # of each member, where gradients have some rows only
+        self.control[1] = AHEAD if self.sparse else 0
         self._cuts: dict[Any, Chunks] = {}
         self._partials: dict[Any, Any] = {}
         self._blocks: dict[tuple[int, int], list[Block]] = {}
@@ -342,7 +347,7 @@ class Table:
 
     # -- passes ----------------------------------------------------------------------------
 
-    def set_rows(self, rows: list[Any]) -> None:
+    def set_rows(self, rows: list[Rows]) -> None:
         """Which rows of each member have a gradient in this step."""
         self._some_rows = rows
         self._cuts.clear()
@@ -475,10 +480,10 @@ class Launch:
                 table.pointers[:, column] = addresses[table.order]
 
     def set_rows(self, rows: Sequence[Any]) -> None:
-        """Which rows have a gradient in this step: of each sparse member, in their order.
+        """Which rows have a gradient in this step.
 
         Args:
-            rows: of each member of the launch: int64, ascending, or None if it has all.
+            rows: of each member of the launch: `Rows`, or anything else if it has all.
         """
         for table in self.tables:
             if table.sparse:

@@ -12,5 +12,10 @@ __all__ = ["Rows"]
 class Rows:
     """Some rows of a gradient; the others are zero."""
 
-    numbers: Any  # int64[n], ascending, each once: which rows
-    values: Any  # the framework's array, (n, ...) in the order of its axes
+    numbers: Any  # int64[n], each once, in any order: which rows
+    places: Any  # int64[n]: where in ``values`` each of them lies
+    values: Any  # the framework's array, (at least n, ...) in the order of its axes
+
+    def gradient(self) -> Any:
+        """The rows alone, in the order of ``numbers``."""
+        return self.values[self.places]

@@ -200,10 +200,13 @@ def _find_own(findings: Findings, optimizer: Any) -> None:
     seed = getattr(optimizer, "seed", None)
     core = getattr(optimizer, "core", None)
     seed = getattr(core, "seed", seed)
+    storage = getattr(optimizer, "storage", None)
     for name, value, default in (
         ("seed", seed, 0),
         ("compiled", getattr(optimizer, "compiled", None), True),
-        ("sparse", getattr(optimizer, "sparse", None), "dense"),
+        ("rounding", getattr(storage, "rounding", None), "nearest"),
+        ("state_dtype", getattr(storage, "state_dtype", None), "float32"),
+        ("sparse", getattr(storage or optimizer, "sparse", None), "dense"),
     ):
         if value is not None:
             findings.add(name, value, provenance(value, default), f"{kind}.{name}")

@@ -10,6 +10,7 @@ import math
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from pellucid.access.sources import source_of
@@ -112,6 +113,7 @@ def _ours(optimizer: Any, names: Mapping[int, str]) -> dict[str, Any]:
         **plain,
         "compiled": optimizer.compiled,
         "seed": optimizer.seed,
+        **({"storage": asdict(optimizer.storage)} if torch else {}),
         "named": all(not one.name.startswith("param_") or id(one.param) in names
                      for one in optimizer.entries),
         "groups": [

@@ -187,7 +187,7 @@ def _ours(recipe: Mapping[str, Any], model: Any) -> Any:
 
         kind = class_at(recipe["class"])
         made: Any = kind.__new__(kind)  # one of a rule's name has its values in the groups
-        Optimizer.__init__(made, pairs, stage, **arguments)
+        Optimizer.__init__(made, pairs, stage, **arguments, **recipe["storage"])
     else:
         from pellucid.numpy import Optimizer as NumpyOptimizer
 
