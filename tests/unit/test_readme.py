@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import pellucid
 import pellucid.torch
+from pellucid.rules import CATALOGUE
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -83,6 +86,97 @@ def trained(model: Small, opt: torch.optim.Optimizer, steps: int = 3) -> None:
         opt.zero_grad()
         model(torch.arange(12)).square().sum().backward()
         opt.step()
+
+
+def test_16_bit_storage() -> None:
+    scope = {"pellucid": pellucid, "torch": torch, "model": Small()}
+    exec(block("16-bit storage"), scope)
+    model, opt = scope["model"], scope["opt"]
+    trained(model, opt)
+    state = opt.state[model.head.weight]
+    names = ("exp_avg", "exp_avg_sq", "compensation")
+    assert {state[name].dtype for name in names} == {model.head.weight.dtype} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("make", "beta2", "left"),
+    [
+        (torch.optim.AdamW, 0.999, 1.0),
+        (lambda *a, **k: pellucid.torch.AdamW(*a, state_dtype="bfloat16", **k), 0.999, 1.0),
+        (lambda *a, **k: pellucid.torch.AdamW(*a, state_dtype="param", **k), 0.999, 1.0),
+        (pellucid.torch.AdamW, 0.999, 0.999**500),
+        (lambda *a, **k: pellucid.torch.AdamW(*a, state_dtype="param", **k), 0.99, 0.99**500),
+    ],
+    ids=["torch", "bfloat16", "param", "float32", "smaller beta2"],
+)
+def test_a_second_moment_in_bfloat16_never_falls(make: Any, beta2: float, left: float) -> None:
+    """Of gradients that are gone for 500 steps, with Adam's usual beta2; a smaller one lets it."""
+    param = torch.nn.Parameter(torch.ones(256, dtype=torch.bfloat16))
+    opt = make([param], lr=1e-3, betas=(0.9, beta2))
+    param.grad = torch.randn(256, generator=torch.Generator().manual_seed(0)).bfloat16()
+    opt.step()
+    first = opt.state[param]["exp_avg_sq"].double().clone()
+    param.grad = torch.zeros_like(param)
+    for _ in range(500):
+        opt.step()
+    ratio = opt.state[param]["exp_avg_sq"].double() / first
+    tolerance = {1.0: 0.0, 0.999**500: 1e-4}.get(left, 0.5)
+    torch.testing.assert_close(ratio, torch.full_like(ratio, left), rtol=tolerance, atol=0.0)
+
+
+def test_sparse_gradients() -> None:
+    model = Small()
+    scope = {
+        "pellucid": pellucid, "torch": torch, "model": model, "route": pellucid.route,
+        "RowwiseAdagrad": pellucid.RowwiseAdagrad, "AdamW": pellucid.AdamW,
+    }  # fmt: skip
+    exec(block("Sparse gradients"), scope)
+    before = model.embed.weight.detach().clone()
+    trained(model, scope["opt"])
+    moved = (model.embed.weight.detach() != before).any(dim=1)
+    assert moved.tolist() == [row < 12 for row in range(50)]
+    assert scope["opt"].state[model.embed.weight]["sum"].shape == (50, 1)
+
+
+CATCH_UP = {
+    "SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad", "RowwiseAdagrad", "Adadelta",
+    "Lion", "Signum",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_which_rules_take_sparse_gradients(name: str) -> None:
+    """All of them lazily; those that the README lists catch up, the others raise."""
+    for mode in ("lazy", "catch_up"):
+        param = torch.nn.Parameter(torch.randn(8, 4))
+        opt = getattr(pellucid.torch, name)([param], sparse=mode)
+        param.grad = torch.sparse_coo_tensor(
+            torch.tensor([[1, 3]]), torch.ones(2, 4), (8, 4), check_invariants=True
+        )
+        if mode == "lazy" or name in CATCH_UP:
+            opt.step()
+        else:
+            with pytest.raises(pellucid.RuleError, match="use sparse='lazy' or sparse='dense'"):
+                opt.step()
+
+
+def test_amp() -> None:
+    """An update for each batch but those whose gradients overflow, at which the scale is halved."""
+    torch.manual_seed(0)
+    model = Small()
+    before = model.head.weight.detach().clone()
+    scope = {
+        "pellucid": pellucid, "torch": torch, "model": model, "chain": pellucid.chain,
+        "clip_by_global_norm": pellucid.clip_by_global_norm, "AdamW": pellucid.AdamW,
+        "batches": [torch.arange(12)] * 3,
+    }  # fmt: skip
+    exec(block("AMP"), scope)
+    scale = scope["scaler"].get_scale()
+    assert scope["opt"].updates == 3 - math.log2(65536.0 / scale) > 0
+    assert not torch.equal(model.head.weight, before)
+    scaled = model.head.bias.grad.clone()
+    scope["scaler"].unscale_(scope["opt"])
+    torch.testing.assert_close(model.head.bias.grad * scale, scaled)
 
 
 def test_state_surgery() -> None:
