@@ -773,3 +773,18 @@ def test_hooks_and_copies_beside_a_load() -> None:
         assert (report.by, report.ok) == ("name", True)
         assert not report.changed
         assert equal({name: held(copy_of)[name] for name in NAMES}, in_order(one))
+
+
+def test_a_file_without_any_count_begins_schedules_anew_and_says_so() -> None:
+    """As torch.distributed.checkpoint keeps it of a rule without a ``step``."""
+    param = torch.nn.Parameter(torch.ones(3))
+    for rate, said in ((Cosine(0.1, 10), {"group 0/learning_rate"}), (0.1, set())):
+        optimizer = pellucid.torch.SGD([param], lr=rate, momentum=0.9)
+        param.grad = torch.ones(3)
+        for _ in range(4):
+            optimizer.step()
+        saved = {key: value for key, value in optimizer.state_dict().items() if key != "pellucid"}
+        fresh = pellucid.torch.SGD([param], lr=rate, momentum=0.9)
+        report = fresh.load_state_dict(saved)
+        assert {path for path, why in report.kept.items() if "no count of updates" in why} == said
+        assert fresh.updates == 0

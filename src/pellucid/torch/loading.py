@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pellucid.declare import Ref
 from pellucid.torch.files import KEY, File, Own, read_file, with_own
 from pellucid.torch.loaded_groups import GroupTaken, take_groups
 from pellucid.torch.loaded_slots import Taken, take_slots
@@ -68,7 +69,7 @@ def prepare(optimizer: Grouped, state_dict: Mapping[str, Any], strict: bool) -> 
         begun=_begun(optimizer, taken),
         types=_types(optimizer, taken),
         changed=_changed(optimizer, groups),
-        kept=_kept(optimizer, groups),
+        kept={**_kept(optimizer, groups), **_uncounted(optimizer, file)},
         problems=problems,
     )
     prepared = Prepared(report, _error(problems, strict and bool(unfit)))
@@ -101,6 +102,19 @@ def _fill(
     names = [one.name for one in file.parameters if one.name is not None]
     if file.named and not named and len(set(names)) == len(names):
         prepared.names = names
+
+
+def _uncounted(optimizer: Grouped, file: File) -> dict[str, str]:
+    """What cannot go on where it was: a file of torch's tells no count without a ``step``."""
+    counted = any("step" in (one.slots or {}) for one in file.parameters)
+    if file.own is not None or counted or not file.parameters:
+        return {}
+    return {
+        f"{controls.label}/{full}": "its schedule begins anew: the file tells no count of updates"
+        for controls in optimizer.controls
+        for full, driver in controls.drivers.items()
+        if not isinstance(driver, Ref)
+    }
 
 
 def _error(problems: tuple[str, ...], loosely: bool) -> ValueError | None:
