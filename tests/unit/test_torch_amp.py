@@ -211,7 +211,7 @@ def test_the_watched_step_stays_quick() -> None:
     assert not slow
 
 
-@pytest.mark.parametrize("scale", [0.0, -2.0, math.inf, math.nan])
+@pytest.mark.parametrize("scale", [0.0, -2.0, math.inf, math.nan, 1e-39])
 def test_bad_scales(scale: float) -> None:
     model = model_of()
     optimizer = adamw(model)

@@ -423,10 +423,11 @@ def test_rules_that_need_all_rows(rule: Any, words: str, mode: str, compiled: bo
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("functions", [(), (list,)], ids=["alone", "with a function"])
 @pytest.mark.parametrize("wrong", [ROWS, -1, 10**12])
-def test_indices_out_of_range(mode: str, wrong: int) -> None:
+def test_indices_out_of_range(mode: str, wrong: int, functions: Any) -> None:
     param = table()
-    optimizer = pellucid.torch.Adam([param], sparse=mode)
+    optimizer = pellucid.torch.Adam([param], sparse=mode, gradient_transformers=functions)
     train(optimizer, param, range(2))
     before = param.detach().clone(), copy.deepcopy(optimizer.state_dict())
     rows = torch.tensor([2, wrong])

@@ -23,6 +23,10 @@ WIDE = {torch.bfloat16: torch.float32, torch.float16: torch.float32}
 """In what duplicates of 16-bit rows are summed."""
 
 
+LEAST_SCALE = 2.0**-127
+"""Of a GradScaler: what undoes it is finite in float32."""
+
+
 class Gradients(Grouped):
     """The part of a torch optimizer that takes gradients as they come."""
 
@@ -45,11 +49,11 @@ class Gradients(Grouped):
         if given is None:
             return None
         scale = float(given)
-        if not 0.0 < scale < math.inf:
+        if not LEAST_SCALE <= scale < math.inf:
             raise ValueError(
-                f"grad_scale is {scale}; allowed is a positive finite number: gradients that were "
-                "multiplied by it cannot be had back. Look at the GradScaler's init_scale and at "
-                "how its scale grew"
+                f"grad_scale is {scale}; allowed is a positive finite number from 2^-127: "
+                "gradients that were multiplied by it cannot be had back. Look at the GradScaler's "
+                "init_scale and at how its scale grew"
             )
         return 1.0 / scale if scale != 1.0 else None
 
@@ -77,8 +81,10 @@ class Gradients(Grouped):
     def _for_functions(self, index: int, grad: Any, factor: float | None) -> Any:
         """A gradient as the user's functions get it."""
         if grad.layout == torch.sparse_coo:
-            storage = self.entries[index].pipeline.storage
-            grad = grad.to_dense() if storage.sparse == "dense" else grad.coalesce()
+            entry = self.entries[index]
+            _check_rows(entry.name, entry.param, grad)
+            dense = entry.pipeline.storage.sparse == "dense"
+            grad = grad.to_dense() if dense else grad.coalesce()
         if factor is None:
             return grad
         return grad.to(WIDE.get(grad.dtype, grad.dtype)) * factor
