@@ -626,6 +626,7 @@ def everywhere(rule: Rule, wanted: Any) -> None:
 def test_names_that_generated_code_uses() -> None:
     """A hyperparameter may be called like a variable of the kernel."""
     names = ["at_0", "load_1", "number_1", "total_1", "rows_1", "T", "step_t", "row", "lambda_"]
+    names += ["min", "range", "prefetch_lines", "key0", "words_at", "word_1"]
 
     def update(self: Any, param: Any, grad: Any) -> Any:
         found = 0.0 * param + 1.5 * ops.sum(grad, "row") + 0.25 * ops.size(grad, "row")

@@ -101,7 +101,7 @@ class _Names:
 RESERVED = (
     *ARGUMENTS.split(", "),
     *["T", "c", "t", "r", "i", "j", "row", "base", "start", "count", "columns_", "at"],
-    *["math", "float", "int", "abs", "range"],
+    *["math", "float", "int", "abs", "min", "range"],
     *["add_in_any_order", "square_wide", "zero_bits", "bits_of_abs", "larger", "from_bits"],
     *["larger_or_nan", "uniform_at", "normal_at", "sign_of", "tensor_key", "key0", "key1"],
     *[f"{how}_{dtype}" for how in ("nearest", "randomly") for dtype in NARROW],
