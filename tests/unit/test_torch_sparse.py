@@ -177,12 +177,15 @@ def test_work_is_that_of_the_touched_rows() -> None:
         assert float(optimizer.state[param]["step"]) == step + 1
 
 
-def test_duplicates_are_summed_in_float32() -> None:
+@pytest.mark.parametrize("functions", [(), (list,)], ids=["alone", "with a function"])
+def test_duplicates_are_summed_in_float32(functions: Any) -> None:
     """In bfloat16 256 + 1 is 256: a hundred ones on top would be lost."""
     param = torch.nn.Parameter(torch.zeros(3, 1, dtype=torch.bfloat16))
     values = torch.cat([torch.tensor([256.0]), torch.ones(100)]).bfloat16()[:, None]
     param.grad = sparse(torch.full((101,), 2), values, (3, 1))
-    pellucid.torch.SGD([param], lr=1.0, sparse="lazy").step()
+    pellucid.torch.SGD(
+        [param], lr=1.0, sparse="lazy", gradient_transformers=functions
+    ).step()
     assert param.flatten().tolist() == [0.0, 0.0, -356.0]
 
 

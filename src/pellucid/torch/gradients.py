@@ -83,8 +83,10 @@ class Gradients(Grouped):
         if grad.layout == torch.sparse_coo:
             entry = self.entries[index]
             _check_rows(entry.name, entry.param, grad)
-            dense = entry.pipeline.storage.sparse == "dense"
-            grad = grad.to_dense() if dense else grad.coalesce()
+            if entry.pipeline.storage.sparse == "dense":
+                grad = grad.to_dense()
+            elif not grad.is_coalesced():
+                grad = grad.to(WIDE.get(grad.dtype, grad.dtype)).coalesce().to(grad.dtype)
         if factor is None:
             return grad
         return grad.to(WIDE.get(grad.dtype, grad.dtype)) * factor
