@@ -16,7 +16,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from torch.optim import lr_scheduler
@@ -400,6 +400,7 @@ def test_lists_of_before_are_read() -> None:
 # -- points ------------------------------------------------------------------------------------
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(st.integers(0, 2**40), min_size=1, unique=True),
     st.lists(st.floats(allow_nan=False), min_size=1),

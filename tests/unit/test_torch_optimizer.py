@@ -1306,7 +1306,7 @@ AT_A_STEP: dict[str, tuple[Callable[[Any, list[Tensor]], Any], str]] = {
         "slot 'first_moment' of 'param_1' has no memory",
     ),
     "slot's shape": (_put("exp_avg", torch.zeros(6, dtype=DTYPE)), r"has shape \(6,\), its par"),
-    "slot's dtype": (_put("exp_avg", WIDE.long()), "is torch.int64; allowed is one of float32"),
+    "slot's dtype": (_put("exp_avg", WIDE.long()), "is int64; allowed is one of float32"),
     "slot's device": (_put("exp_avg", WIDE.to("meta")), "on meta; allowed is a dense tensor on"),
     "slot sparse": (_put("exp_avg", WIDE.to_sparse()), "allowed is a dense tensor on the CPU"),
     "slot expanded": (_put("exp_avg", WIDE[:1].expand(5)), "expanded: several elements"),

@@ -229,17 +229,22 @@ def rows_of(grad: Any) -> Rows:
         rows, values = _by_rows(grad if wide is None else grad.to(wide))
     else:
         rows, values = grad._indices()[0].contiguous().numpy(), grad._values().contiguous()
-    ordered = numpy.sort(rows)
-    if not (ordered[1:] == ordered[:-1]).any():
-        return Rows(rows, numpy.arange(len(rows)), values)
-    numbers, places, owners = numpy.unique(rows, return_index=True, return_inverse=True)
-    again = numpy.ones(len(rows), bool)
-    again[places] = False
-    later = torch.from_numpy(numpy.flatnonzero(again))
+    order = numpy.argsort(rows)
+    ordered = rows[order]
+    again = numpy.zeros(len(rows), bool)  # whether a row is that of the entry before
+    numpy.equal(ordered[1:], ordered[:-1], out=again[1:])
+    if not again.any():
+        return Rows(ordered, order, values)
+    several = again.copy()
+    several[:-1] |= again[1:]
+    entries = order[several]  # in the order in which they came, row by row: so they are summed
+    order[several] = entries[numpy.lexsort((entries, rows[entries]))]
+    places = order[~again]
+    first = torch.from_numpy(places[numpy.cumsum(~again)[again] - 1])
+    later = torch.from_numpy(order[again])
     summed = values.clone() if wide is None else values.to(wide)
-    first = torch.from_numpy(places[owners[again]])
     summed.index_add_(0, first, summed[later])
-    return Rows(numbers, places, summed)
+    return Rows(ordered[~again], places, summed)
 
 
 def _by_rows(grad: Any) -> tuple[Any, Any]:
