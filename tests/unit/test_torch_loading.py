@@ -788,3 +788,21 @@ def test_a_file_without_any_count_begins_schedules_anew_and_says_so() -> None:
         report = fresh.load_state_dict(saved)
         assert {path for path, why in report.kept.items() if "no count of updates" in why} == said
         assert fresh.updates == 0
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [({"rounding": "kahan"}, "rounding='kahan'"), ({"sparse": "catch_up"}, "sparse='catch_up'")],
+)
+def test_a_file_of_another_storage_says_which(choice: dict[str, str], words: str) -> None:
+    table = torch.nn.Parameter(torch.ones(4, 2, dtype=torch.bfloat16))
+    one = pellucid.torch.Adam([table], **choice)
+    table.grad = torch.ones(4, 2, dtype=torch.bfloat16)
+    table.grad = table.grad.to_sparse(1) if "sparse" in choice else table.grad
+    one.step()
+    other = pellucid.torch.Adam([table])
+    with pytest.raises(ValueError, match=f"load it into an optimizer with {words}"):
+        other.load_state_dict(one.state_dict())
+    assert other.load_state_dict(one.state_dict(), strict=False).dropped
+    same = pellucid.torch.Adam([table], **choice)
+    assert same.load_state_dict(one.state_dict()).ok

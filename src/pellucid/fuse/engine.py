@@ -364,6 +364,14 @@ class Engine:
         counted = dict.fromkeys([*(full.removesuffix(CLOCK) for full in held), *missed])
         return [*wanted, *(full + end for full in counted for end in (CLOCK, SEEN))]
 
+    def kinds(self, entry: Entry, asked: Asked) -> dict[str, str]:
+        """The kinds of shape of an entry's slots, those that exist and those that now should."""
+        shape, declared = tuple(self.backend.shape(entry.param)), entry.pipeline.slots
+        return {
+            full: slot_kind(declared[full][1], shape, f"slot {full!r} of {entry.name!r}")
+            for full in self._wanted(entry, asked)
+        }
+
     def slots(
         self, entry: Entry, asked: Asked
     ) -> tuple[dict[str, Any], dict[str, str], set[str]]:

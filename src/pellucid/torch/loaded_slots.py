@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import torch
 from pellucid.compose import Pipeline
 from pellucid.fuse.engine import DTYPES, Entry, slot_kind, slot_shape
 from pellucid.rules import CATALOGUE
-from pellucid.storage import slot_dtype
+from pellucid.storage import CLOCK, COMPENSATION, SEEN, slot_dtype
 from pellucid.torch.checks import check_memory
 from pellucid.torch.files import SavedGroup, SavedParameter, quoted
 from pellucid.torch.names import STEPS, names_of, rule_names
@@ -77,7 +77,7 @@ def take_slots(
         taken.unfit.append(
             f"loaded state dict has a slot {quoted(taken.dropped)} for {where}; "
             f"{optimizer.stage!r} has {', '.join(wanted) or 'none'}: load it into an optimizer "
-            "with the same rule"
+            f"with {_of_which(taken.dropped)}"
         )
     for name, value in held.items():
         if name not in taken.dropped:
@@ -86,6 +86,13 @@ def take_slots(
     if taken.anew:
         _begin_rule(taken, held, wanted)
     return taken
+
+
+def _of_which(dropped: Sequence[str]) -> str:
+    """What an optimizer must have been given to have such slots."""
+    if all(name.endswith((CLOCK, SEEN)) for name in dropped):
+        return "sparse='catch_up'"
+    return "rounding='kahan'" if list(dropped) == [COMPENSATION] else "the same rule"
 
 
 def _begin_rule(taken: Taken, held: Mapping[str, Any], wanted: Mapping[str, _Wanted]) -> None:

@@ -164,8 +164,7 @@ class Stepping(Gradients):
         if STEPS & set(rule_names(entry.pipeline)):
             return True
         asked = self.asked(self.readings(), {})
-        slots, kinds, _ = self.engine.slots(entry, asked)
-        made = self.engine.program(entry, slots, kinds, asked)
+        made = self.engine.program(entry, {}, self.engine.kinds(entry, asked), asked)
         return any(node.op == "step" for node in walk(made.traced.exact))
 
     def _held_step(self, entry: Entry) -> Any:
