@@ -11,6 +11,8 @@ from typing import Any
 import numpy
 import torch
 
+import pellucid.torch
+
 Shapes = Sequence[tuple[int, ...]]
 BLOCK = [(768,), (768,), (768, 2304), (2304,), (768, 768), (768,)]
 BLOCK += [(768,), (768,), (768, 3072), (3072,), (3072, 768), (768,)]
@@ -65,6 +67,11 @@ class Contest:
                     step()
                     times[name].append(time.perf_counter() - begun)
         return {name: median(some) for name, some in times.items()}
+
+
+def ours(stage: Any, **kwargs: Any) -> Callable[[list[Any]], Callable[[], Any]]:
+    """A contender of ours."""
+    return lambda params: pellucid.torch.Optimizer(params, stage, **kwargs).step
 
 
 def line(*cells: str) -> None:

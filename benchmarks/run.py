@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy
 import torch
-from contest import GPT2, SMALL, WORK, Contest, line, parameters
+from contest import GPT2, SMALL, WORK, Contest, line, ours, parameters
 from storage_run import host_time, sixteen_bits, sparse_rows
 
 import pellucid
@@ -66,10 +66,6 @@ class Lion(Rule):
         direction = sign(lerp(grad, self.first_moment, self.beta1))
         self.first_moment = lerp(grad, self.first_moment, self.beta2)
         return param - self.learning_rate * (direction + self.weight_decay * param)
-
-
-def ours(stage: Any, **kwargs: Any) -> Callable[[list[Any]], Callable[[], Any]]:
-    return lambda params: pellucid.torch.Optimizer(params, stage, **kwargs).step
 
 
 def torch_adamw(**switches: Any) -> Callable[[list[Any]], Callable[[], Any]]:

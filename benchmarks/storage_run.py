@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from contest import GPT2, SMALL, WORK, Contest, line
+from contest import GPT2, SMALL, WORK, Contest, line, ours
 
 import pellucid.torch
 from pellucid import AdamW
@@ -27,16 +27,12 @@ STORED: dict[str, tuple[torch.dtype, dict[str, str], int]] = {
 """Type of parameters and gradients, choices, bytes moved a parameter."""
 
 
-def ours(**choices: Any) -> Callable[[list[Any]], Callable[[], Any]]:
-    return lambda params: pellucid.torch.Optimizer(params, AdamW(), **choices).step
-
-
 def sixteen_bits(seconds: float) -> None:
     line("AdamW, GPT-2 small", "bytes a parameter", "ms a step", "time per byte, float32's = 1")
     line(*["---"] * 4)
     contest = Contest(WORK[GPT2])
     for name, (dtype, choices, _) in STORED.items():
-        contest.add(name, ours(**choices), dtype)
+        contest.add(name, ours(AdamW(), **choices), dtype)
     contest.add(
         "torch fused, bfloat16", lambda params: torch.optim.AdamW(params, fused=True).step, BF16
     )

@@ -24,7 +24,7 @@ HEAVY = {"numba", "llvmlite", "scipy", "sklearn", *FRAMEWORKS}
 RULE = {"ops", "declare", "rule", "storage"}
 JOURNAL = {"journal_records", "journal_table", "journal_history", "changes"}
 CORE = {*RULE, "compose", *JOURNAL, "controls"}
-HOST = {*CORE, "fuse", "inputs", "host", "rules"}
+HOST = {*CORE, "fuse", "inputs", "host", "rules", "drawn"}
 
 ARROWS: dict[str, set[str]] = {
     # what a rule is written in
@@ -44,6 +44,7 @@ ARROWS: dict[str, set[str]] = {
     # what runs it
     "fuse": CORE,
     "inputs": set(),
+    "drawn": set(),
     "host": {*CORE, "fuse", "inputs"},
     "numpy": HOST,
     "torch": HOST,
@@ -64,6 +65,7 @@ ARROWS: dict[str, set[str]] = {
 LAZY: dict[str, set[str]] = {
     "journal_records": {"declare"},  # a schedule of the journal, when it is asked for a value
     "declare": {"schedules"},  # a schedule read from a file
+    "drawn": {"access"},  # what prints it, when it is printed
     "rule": {"rules", "transforms"},  # a stage read from a file
     "stage_text": {"schedules", "transforms"},
     "explanation": {"fuse"},

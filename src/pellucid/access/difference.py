@@ -15,11 +15,11 @@ from pellucid.access.alignment import (
     same,
     with_shared_parameters,
 )
-from pellucid.access.drawn import Drawn
 from pellucid.access.plain import common_prefix, counted, driver_text, json_value, number_of, short
 from pellucid.access.sources import Cell, Group, Owner, Source, source_of
 from pellucid.access.table import View
 from pellucid.declare import REQUIRED, plain_value
+from pellucid.drawn import Drawn
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

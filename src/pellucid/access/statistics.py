@@ -13,8 +13,8 @@ from rich.console import Group as Stack
 from rich.console import RenderableType
 from rich.table import Table
 
-from pellucid.access.drawn import Drawn
 from pellucid.access.render import escaped, html_block, html_table, words
+from pellucid.drawn import Drawn
 
 __all__ = ["KINDS", "Flag", "ParameterStatistics", "Statistics"]
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pellucid.access.drawn import Drawn
 from pellucid.access.errors import UnknownNameError, no_such
 from pellucid.access.patterns import Found, find, matching, named, select, split
 from pellucid.access.slots import StateTable
 from pellucid.access.sources import Assignment, Source
 from pellucid.changes import Journal
 from pellucid.declare import HyperparameterError
+from pellucid.drawn import Drawn
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -9,10 +9,10 @@ from typing import Any
 from rich.text import Text
 from rich.tree import Tree as RichTree
 
-from pellucid.access.drawn import Drawn
 from pellucid.access.plain import common_prefix, counted, short, unindexed
 from pellucid.access.render import escaped, html_block, setting, words
 from pellucid.access.sources import Cell, Group, Owner, Source
+from pellucid.drawn import Drawn
 
 __all__ = ["Node", "Tree", "folded", "tree_of"]
 

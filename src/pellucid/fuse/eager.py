@@ -272,15 +272,14 @@ def _targets(
 
 
 def _target(host: Host, entry: Entry, given: Any, reading: Reading, asked: Asked) -> Target:
-    real, shape = host.backend.real, tuple(host.backend.shape(entry.param))
+    real = host.backend.real
     stored, kinds, new = host.engine.slots(entry, asked)
     made = host.engine.program(entry, stored, kinds, asked)
     rows = given.numbers if isinstance(given, Rows) else None
     if rows is not None:
         check_program(made, entry.name, True, entry.pipeline.storage.sparse)
-    param, grad = real(entry.param), real(given if rows is None else given.gradient())
-    if not shape and param.shape:  # one complex number is one row of two reals
-        param, grad = param.reshape((1, 2)), grad.reshape((1, 2))
+    param = _in_rows(host, entry, entry.param)
+    grad = _in_rows(host, entry, given) if rows is None else real(given.gradient())
     whole = tuple(param.shape)
     counter = host._step_of(entry)
     step = (host.updates if counter is None else int(counter)) + 1
@@ -302,10 +301,15 @@ def _target(host: Host, entry: Entry, given: Any, reading: Reading, asked: Asked
 
 def _param(host: Host, entry: Entry, made: Program, rows: Any) -> Any:
     """A parameter, or some of its rows, as an update reads it."""
-    param = host.backend.real(entry.param)
-    if not host.backend.shape(entry.param) and param.shape:  # one complex number is a row
-        param = param.reshape((1, 2))
+    param = _in_rows(host, entry, entry.param)
     return _computed(host, made, param if rows is None else param[rows])
+
+
+def _in_rows(host: Host, entry: Entry, array: Any) -> Any:
+    """A parameter, or what is shaped like it: one complex number is one row of two reals."""
+    array = host.backend.real(array)
+    single = not host.backend.shape(entry.param) and array.shape
+    return array.reshape((1, 2)) if single else array
 
 
 def _computed(host: Host, made: Program, array: Any) -> Any:

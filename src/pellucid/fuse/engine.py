@@ -377,22 +377,21 @@ class Engine:
     ) -> tuple[dict[str, Any], dict[str, str], set[str]]:
         """An entry's slots: those that exist, and new ones where they now should."""
         slots: dict[str, Any] = {}
-        kinds: dict[str, str] = {}
+        kinds = self.kinds(entry, asked)
         new: set[str] = set()
         shape, numbers = tuple(self.backend.shape(entry.param)), asked.numbers[entry.group]
-        for full in self._wanted(entry, asked):
+        for full, kind in kinds.items():
             stage, declared = entry.pipeline.slots[full]
             array = self.state.get(entry, full)
             where = f"slot {full!r} of {entry.name!r}"
-            kinds[full] = slot_kind(declared, shape, where)
-            wanted = slot_shape(kinds[full], shape)
-            if kinds[full] == "column" and len(self.backend.real(entry.param).shape) > len(shape):
+            wanted = slot_shape(kind, shape)
+            if kind == "column" and len(self.backend.real(entry.param).shape) > len(shape):
                 raise TypeError(
                     f"{where}: its parameter is complex, and a slot with one value a column is "
                     "not built for pairs of reals; give the optimizer torch.view_as_real(param)"
                 )
             if array is None:
-                array = self._created(entry, stage, declared, kinds[full], wanted, numbers)
+                array = self._created(entry, stage, declared, kind, wanted, numbers)
                 if declared.init == "param" and entry.index in asked.sparse:
                     self.backend.copy(array, entry.param)  # also of rows that are touched later
                 new.add(full)

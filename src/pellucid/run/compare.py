@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pellucid.access.drawn import Drawn
+from pellucid.drawn import Drawn
 from pellucid.run.record import Entry, Record
 from pellucid.run.shown import value_text
 

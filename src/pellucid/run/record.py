@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pellucid.access.drawn import Drawn
+from pellucid.drawn import Drawn
 from pellucid.run.plain import plain, without_secrets
 
 if TYPE_CHECKING:

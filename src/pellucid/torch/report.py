@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pellucid.drawn import Drawn
+
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+    from rich.console import RenderableType
 
 __all__ = ["LoadReport"]
 
@@ -16,7 +18,7 @@ SHOWN = 3
 
 
 @dataclass(frozen=True, repr=False)
-class LoadReport:
+class LoadReport(Drawn):
     """What `Optimizer.load_state_dict` did with a state dict, or with ``dry_run`` would do.
 
     Args:
@@ -86,19 +88,6 @@ class LoadReport:
         from pellucid.access.lines import lines
 
         return lines(self.summary(), self.problems, self.rows(), ascii_only)
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield self._draw(options.max_width, options.ascii_only)
-
-    def __str__(self) -> str:
-        from pellucid.access.render import for_stdout
-
-        return for_stdout(self._draw)
-
-    def __repr__(self) -> str:
-        from pellucid.access.render import text
-
-        return text(self._draw)
 
 
 def _names(some: list[str]) -> str:
